@@ -1,0 +1,207 @@
+"""Test the generic model on the balanced test set and every personal model on its client's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fedloge.evaluation import metrics
+from fedloge.evaluation.shots import SHOTS, ShotRule, shots
+from fedloge.methods.base import Method
+from fedloge.state import FederatedState
+
+MaskAbsent = Literal["off", "train"]
+
+
+class TestData(Protocol):
+    """What evaluation needs of the data."""
+
+    @property
+    def class_counts(self) -> Sequence[int]:
+        """N_c of the training set, length C."""
+        ...
+
+    @property
+    def test_labels(self) -> Tensor:
+        """Labels int64 [n_test] of the global test set."""
+        ...
+
+    def test_batches(self, device: torch.device | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The global test set in order."""
+        ...
+
+    def client_test_indices(self, client: int) -> Tensor:
+        """Which test images are a client's own, int64."""
+        ...
+
+    def client_counts(self, client: int) -> Sequence[int]:
+        """n_{k,c}, length C."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClientScore:
+    """How a personal model does on its client's own test set."""
+
+    client: int
+    n_train: int
+    n_test: int
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    groups: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The accuracies of the 1 + K models at one time.
+
+    Args:
+        global_confusion: Of the generic model on the global test set [C, C]; None for a method without one.
+        personal_confusion: Of all personal models on their own test sets, summed [C, C]; None likewise.
+        clients: A score per client that has test images.
+        groups: many, medium or few for every class.
+    """
+
+    global_confusion: Tensor | None
+    personal_confusion: Tensor | None
+    clients: tuple[ClientScore, ...]
+    groups: tuple[str, ...] = field(repr=False)
+
+    def generic(self) -> dict[str, float]:
+        """Accuracy of the generic model, overall and by group; empty without one."""
+        if self.global_confusion is None:
+            return {}
+        result = {"acc": metrics.accuracy(self.global_confusion)}
+        return result | {f"acc_{shot}": self._group(self.global_confusion, shot) for shot in SHOTS}
+
+    def personal(self) -> dict[str, float]:
+        """Mean over clients of their accuracy, its deviation, the worst tenth, F1 and the groups; empty without any.
+
+        A group's accuracy is the mean over the clients that have test images of it.
+        """
+        if not self.clients:
+            return {}
+        accuracies = sorted(score.accuracy for score in self.clients)
+        mean = _mean(accuracies)
+        result = {
+            "acc_mean": mean,
+            "acc_std": math.sqrt(_mean([(accuracy - mean) ** 2 for accuracy in accuracies])),
+            "acc_worst_decile": _mean(accuracies[: math.ceil(len(accuracies) / 10)]),
+            "macro_f1": _mean([score.macro_f1 for score in self.clients]),
+            "weighted_f1": _mean([score.weighted_f1 for score in self.clients]),
+        }
+        return result | {f"acc_{s}": _mean([score.groups[s] for score in self.clients]) for s in SHOTS}
+
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """All of it under the names of ``metrics.csv``."""
+        views = {"global": self.generic(), "personal": self.personal()}
+        return {f"{prefix}{view}/{name}": value for view, part in views.items() for name, value in part.items()}
+
+    def _group(self, matrix: Tensor, shot: str) -> float:
+        return metrics.group_accuracy(matrix, torch.tensor([group == shot for group in self.groups]))
+
+
+class Evaluator:
+    """Evaluates states of a method.
+
+    Where one backbone serves all clients, the features of the test set are computed once and every head is applied to
+    them; they are kept for as long as the backbone stays the same.
+
+    Args:
+        method: The module that states are loaded into.
+        data: The test data.
+        num_clients: K.
+        mask_absent: ``train`` removes, for each personal model, the classes that its client has no training image of.
+            This is privileged knowledge that baselines usually do not use, so it is off by default.
+        shot_rule: How classes are grouped.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        data: TestData,
+        num_clients: int,
+        mask_absent: MaskAbsent = "off",
+        shot_rule: ShotRule = "mass",
+        device: torch.device | None = None,
+    ) -> None:
+        self.method, self.data, self.num_clients = method, data, num_clients
+        self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
+        self.groups = tuple(shots(data.class_counts, shot_rule))
+        self._features: tuple[list[Tensor], Tensor] | None = None
+
+    @torch.no_grad()
+    def evaluate(self, state: FederatedState) -> Evaluation:
+        """Test the 1 + K models of a state."""
+        self.method.to(self.device).eval()
+        generic, personal, scores = None, None, []
+        if "global" in self.method.views:
+            self.method.load(state.shared, state.clients[0])
+            generic = self._confusion(self.method.logits(self._shared_features(state), "global"), slice(None))
+        if "personal" in self.method.views:
+            for client, matrix in self._client_confusions(state):
+                personal = matrix if personal is None else personal + matrix
+                scores.append(self._score(client, matrix))
+        return Evaluation(generic, personal, tuple(scores), self.groups)
+
+    def _client_confusions(self, state: FederatedState) -> Iterator[tuple[int, Tensor]]:
+        shared_backbone = self.method.backbone_is_shared()
+        features = self._shared_features(state) if shared_backbone else None
+        for client in range(self.num_clients):
+            indices = self.data.client_test_indices(client).to(self.device)
+            if len(indices) == 0:
+                continue
+            self.method.load(state.shared, state.clients[client])
+            own = (self._compute_features() if features is None else features)[indices]
+            logits = self.method.logits(own, "personal")
+            if self.mask_absent == "train":
+                absent = torch.tensor(self.data.client_counts(client), device=self.device) == 0
+                logits = logits.masked_fill(absent, float("-inf"))
+            yield client, self._confusion(logits, indices)
+
+    def _shared_features(self, state: FederatedState) -> Tensor:
+        """Features of the test set through the shared backbone, kept while its tensors are the same objects."""
+        body = [tensor for name, tensor in state.shared.tensors.items() if name.startswith("backbone.")]
+        if self._features is None or not _same(self._features[0], body):
+            self.method.load(state.shared, {})
+            self._features = (body, self._compute_features())
+        return self._features[1]
+
+    def _compute_features(self) -> Tensor:
+        batches = self.data.test_batches(device=self.device)
+        return torch.cat([self.method.features(images) for images, _ in batches])
+
+    def _confusion(self, logits: Tensor, indices: Any) -> Tensor:
+        labels = self.data.test_labels.to(self.device)[indices]
+        return metrics.confusion(logits.argmax(1), labels, self.method.num_classes).cpu()
+
+    def _score(self, client: int, matrix: Tensor) -> ClientScore:
+        return ClientScore(
+            client=client,
+            n_train=int(sum(self.data.client_counts(client))),
+            n_test=int(matrix.sum()),
+            accuracy=metrics.accuracy(matrix),
+            macro_f1=metrics.f1(matrix, "macro"),
+            weighted_f1=metrics.f1(matrix, "weighted"),
+            groups={
+                shot: metrics.group_accuracy(matrix, torch.tensor([group == shot for group in self.groups]))
+                for shot in SHOTS
+            },
+        )
+
+
+def _same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the values that are numbers; nan without any."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else float("nan")

@@ -1,0 +1,36 @@
+"""Linear heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FixedLinear(nn.Module):
+    """A linear head that nothing trains: weight and bias are buffers, so no optimiser can ever see them.
+
+    Args:
+        in_features: d.
+        out_features: C.
+        bias: Whether there is a bias (zero until it is set).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(out_features, in_features))
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [n, C] of features [n, d]."""
+        return functional.linear(features, self.weight, self.bias)
+
+
+def linear_init(num_classes: int, dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight [C, d] and bias [C] drawn as ``torch.nn.Linear`` draws them, U(±1/√d), from ``generator``."""
+    bound = dim**-0.5
+    weight = torch.empty(num_classes, dim).uniform_(-bound, bound, generator=generator)
+    return weight, torch.empty(num_classes).uniform_(-bound, bound, generator=generator)
