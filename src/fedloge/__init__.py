@@ -1,0 +1,25 @@
+"""Federated long-tailed learning on PyTorch Lightning: one generic and K personal models."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "FederatedTrainer": "fedloge.trainer",
+    "FederatedCallback": "fedloge.callbacks",
+    "FederatedDataModule": "fedloge.data",
+    "Method": "fedloge.methods",
+    "FedAvg": "fedloge.methods",
+    "FedLoGe": "fedloge.methods",
+    "Backbone": "fedloge.models",
+    "load_run": "fedloge.runs",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``fedloge --help`` does not wait for torch."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'fedloge' has no attribute {name!r}")

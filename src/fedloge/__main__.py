@@ -1,0 +1,7 @@
+"""``python -m fedloge``."""
+
+import sys
+
+from fedloge.cli import main
+
+sys.exit(main())

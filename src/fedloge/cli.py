@@ -1,0 +1,113 @@
+"""The command line: ``fedloge VERB``. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from fedloge.errors import FedlogeError
+
+USAGE = """usage: fedloge VERB ...
+
+verbs:
+  fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
+  test RUN                                     evaluate a saved run again
+  realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
+
+options:
+  --help, --version      `fedloge VERB --help` tells a verb's options
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; errors of the user are one line on standard error and exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    # Idle OpenMP threads that spin slow everything down on a machine that does anything else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"fedloge {metadata.version('fedloge')}")
+        return 0
+    verbs = {"fit": fit, "test": test, "realign": realign}
+    try:
+        if args[0] not in verbs:
+            raise FedlogeError(f"no verb {args[0]!r}. Choose one of {', '.join(verbs)}.")
+        return verbs[args[0]](args[1:])
+    except FedlogeError as error:
+        print(f"fedloge: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fedloge: interrupted", file=sys.stderr)
+        return 130
+
+
+def fit(args: Sequence[str]) -> int:
+    """``fedloge fit``."""
+    from fedloge.config import SaveConfig, build
+    from fedloge.progress import RunProgress
+
+    cli = build(args)
+    progress = RunProgress()
+    cli.trainer.callbacks += [SaveConfig(cli.resolved()), progress]
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    finally:
+        progress.stop()
+    return 0
+
+
+def test(args: Sequence[str]) -> int:
+    """``fedloge test``."""
+    parser = _parser("test", "Evaluate a saved run again; nothing is written.")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.runs import test_run
+
+    _print_table(test_run(known.run, overrides))
+    return 0
+
+
+def realign(args: Sequence[str]) -> int:
+    """``fedloge realign``."""
+    parser = _parser("realign", "Do stages 2 and 3 again from a trained run, into a folder of its own.")
+    parser.add_argument("--output_dir", help="the new run folder (RUN/realigned-1, -2, ...)")
+    for name, text in {
+        "ga_scale": "norm of the realigned rows",
+        "ga_bias": "keep or drop",
+        "la_source": "raw or unit",
+        "pm_rule": "la, phi+la, la+psi or phi+psi",
+        "finetune_epochs": "epochs on each client after LA-FR",
+        "finetune_lr": "learning rate of that",
+    }.items():
+        parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS)
+    known, overrides = parser.parse_known_args(args)
+    options = vars(known)
+    run, output_dir = options.pop("run"), options.pop("output_dir")
+
+    from fedloge.runs import realign_run
+
+    summary, folder = realign_run(run, options, output_dir, overrides)
+    _print_table(summary)
+    print(f"everything is in {folder}")
+    return 0
+
+
+def _parser(verb: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"fedloge {verb}", description=description, epilog="Options of `fedloge fit` are taken too."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    return parser
+
+
+def _print_table(summary: dict[str, object]) -> None:
+    from rich.console import Console
+
+    from fedloge.report.tables import accuracy_table
+
+    Console().print(accuracy_table(summary))

@@ -1,0 +1,52 @@
+"""The table of a run's accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+COLUMNS = {
+    "accuracy": ("acc", "acc_mean"),
+    "many": ("acc_many",),
+    "medium": ("acc_medium",),
+    "few": ("acc_few",),
+    "std": ("acc_std",),
+    "worst 10 %": ("acc_worst_decile",),
+    "macro F1": ("macro_f1",),
+}
+"""Column of the table, and the keys of ``summary.json`` that fill it."""
+
+
+def accuracy_table(summary: Mapping[str, Any]) -> Table:
+    """Generic and personal accuracy in percent, before and after realignment, from ``summary.json``."""
+    table = Table(title=f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)")
+    table.add_column("model")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for label, part in accuracy_rows(summary):
+        table.add_row(label, *(_cell(part, keys) for keys in COLUMNS.values()))
+    rule, mask = summary["shots"]["rule"], summary["mask_absent"]
+    note = f"last round; many/medium/few by {rule}; personal: mean over clients"
+    table.caption = note + ("; classes absent from a client's training data masked" if mask == "train" else "")
+    return table
+
+
+def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float] | None]]:
+    """Label and numbers of each row; None where a method has no such model."""
+    rows = []
+    for view, label in (("global", "generic"), ("personal", "personal")):
+        before = summary["before_realignment"]
+        if before:
+            rows.append((f"{label}, before realignment", before[view]))
+        rows.append((f"{label}, realigned" if before else label, summary[view]))
+    return rows
+
+
+def _cell(part: Mapping[str, float] | None, keys: tuple[str, ...]) -> str:
+    if part is None:
+        return "none"
+    value = next((part[key] for key in keys if key in part), None)
+    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"

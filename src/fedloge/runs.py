@@ -1,0 +1,149 @@
+"""Using a run that is done: load it, take its models, test them again, realign them again."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedloge.checkpoint import RunFolder
+from fedloge.config import FedlogeCLI, SaveConfig, build
+from fedloge.data.datamodule import FederatedDataModule
+from fedloge.errors import ConfigError, RunError
+from fedloge.methods.base import Method, View
+from fedloge.predictor import Predictor
+from fedloge.state import FederatedState
+from fedloge.summary import summarize
+from fedloge.trainer import FederatedTrainer, Result
+
+
+class Run:
+    """A run folder with its objects rebuilt from ``config.yaml``.
+
+    Args:
+        folder: The run folder.
+        cli: Trainer, method and data of its configuration.
+    """
+
+    def __init__(self, folder: RunFolder, cli: FedlogeCLI) -> None:
+        self.folder, self.cli = folder, cli
+        self.trainer: FederatedTrainer = cli.trainer
+        self.method: Method = cli.model
+        self.data: FederatedDataModule = cli.datamodule
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``."""
+        return self.folder.read_json("summary.json")
+
+    def state(self, name: str = "final") -> FederatedState:
+        """The ``final`` (realigned) state, or the ``last`` one of the training."""
+        return self.folder.load(name)
+
+    def generic(self) -> Predictor:
+        """The generic model.
+
+        Raises:
+            RunError: If the method has none.
+        """
+        return self._predictor("global", 0)
+
+    def personal(self, client: int) -> Predictor:
+        """The personal model of a client.
+
+        Raises:
+            RunError: If the method has none, or there is no such client.
+        """
+        return self._predictor("personal", client)
+
+    def _predictor(self, view: View, client: int) -> Predictor:
+        if view not in self.method.views:
+            raise RunError(f"{type(self.method).__name__} has no {view} model.")
+        state = self.state()
+        if not 0 <= client < len(state.clients):
+            raise RunError(f"client={client} does not exist: the run has clients 0 to {len(state.clients) - 1}.")
+        method = copy.deepcopy(self.method)
+        method.load(state.shared, state.clients[client])
+        source = self.data.source
+        return Predictor(method, view, source.mean, source.std, source.class_names)
+
+    def attach(self) -> None:
+        """Load the data, for evaluation or further training."""
+        self.data.prepare_data()
+        self.data.setup("test")
+        self.trainer.attach(self.method, self.data)
+        self.trainer.folder = self.folder
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Open a run folder that ``fedloge fit`` wrote.
+
+    Args:
+        path: The folder.
+        overrides: Options of ``fedloge fit`` to change, for example ``--trainer.accelerator=cpu``.
+
+    Raises:
+        RunError: If it is not a run.
+    """
+    folder = RunFolder(path).require()
+    config = folder.path / "config.yaml"
+    if not config.is_file():
+        raise RunError(f"{str(path)!r} has no config.yaml: the run was not started by `fedloge fit`.")
+    partition = folder.path / "partition.json"
+    return Run(folder, build(["--config", str(config), f"--data.partition_file={partition}", *overrides]))
+
+
+def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluate a saved run again; nothing is written.
+
+    Returns:
+        The summary with the accuracies as they come out now.
+    """
+    run = load_run(path, overrides)
+    old = run.summary
+    run.attach()
+    final = run.state("final")
+    after = run.trainer.evaluator.evaluate(final)
+    before = run.trainer.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
+    result = Result(final, before, after)
+    return summarize(run.trainer, result, run.folder.rows("metrics.csv"), old["seconds"])
+
+
+def realign_run(
+    path: str | Path, options: Mapping[str, Any], output_dir: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], Path]:
+    """Do stages 2 and 3 again from the trained state, with other options, into a run folder of its own.
+
+    Args:
+        path: The trained run; it is left as it is.
+        options: Arguments of the method, ``ga_scale`` for example.
+        output_dir: The new run folder; None takes ``realigned-1``, ``-2``, … inside the run.
+        overrides: Further options of ``fedloge fit``.
+
+    Returns:
+        The summary and the new folder.
+    """
+    source = RunFolder(path).require()
+    target = RunFolder(output_dir or _next_free(source.path))
+    target.check_free(overwrite=False)
+    arguments = [f"--model.{name}={value}" for name, value in options.items()]
+    run = load_run(path, [*arguments, f"--trainer.run_dir={target.path}", *overrides])
+    state = run.state("last")
+    if run.method.finalize(state) is state:
+        raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
+    run.attach()
+    target.create(overwrite=False)
+    run.trainer.folder = target
+    SaveConfig(run.cli.resolved()).on_run_start(run.trainer)
+    shutil.copy(source.path / "partition.json", target.path)
+    shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")
+    return run.trainer.finish(state, seconds=0.0), target.path
+
+
+def _next_free(path: Path) -> Path:
+    number = 1
+    while (path / f"realigned-{number}").exists():
+        number += 1
+    return path / f"realigned-{number}"

@@ -1,0 +1,318 @@
+"""The outer federated loop as a Lightning Trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+
+from fedloge.callbacks import FederatedCallback
+from fedloge.checkpoint import RunFolder, class_rows, client_rows
+from fedloge.data.datamodule import FederatedDataModule
+from fedloge.errors import ConfigError
+from fedloge.evaluation.evaluator import Evaluation, Evaluator, MaskAbsent
+from fedloge.evaluation.shots import ShotRule
+from fedloge.executors import ClientResult, ClientTask, LocalSettings, SerialExecutor
+from fedloge.executors.base import quiet_lightning
+from fedloge.methods.base import Method, Phase
+from fedloge.sampling import sample_cohort
+from fedloge.seeding import SERVER, Stream, generator
+from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
+from fedloge.summary import summarize
+
+class FederatedTrainer(Trainer):
+    """Trains a :class:`Method` on a :class:`FederatedDataModule`, round by round, and writes the run folder.
+
+    Args:
+        rounds: T.
+        local_epochs: E, epochs of a client in a round.
+        participation: Fraction of the clients that take part in a round, drawn anew each time.
+        evaluate_every: Evaluate after every so many rounds, and after the last.
+        checkpoint_every: Save after every so many rounds, and after the last.
+        executor: How a round's clients are trained.
+        seed: Where all randomness of the training comes from (the split of the data has its own, ``data.seed``).
+        run_dir: The run folder; None takes ``runs/<method>``.
+        overwrite: Replace an older run in that folder.
+        mask_absent: ``train`` removes from each personal model the classes that its client has no training image of:
+            privileged knowledge, off by default.
+        shot_rule: Many/medium/few by cumulative ``mass`` of the training samples (the paper's), or by ``count``.
+        accelerator: ``auto``, ``cpu`` or ``cuda``.
+        devices: Lightning's ``devices``; one device is used.
+        precision: Lightning's ``precision``.
+        threads: Threads of torch on the CPU; None leaves torch's own choice. One is best for small networks.
+        logger: Lightning loggers, given the metrics with the round as the step.
+        callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
+
+    Raises:
+        ConfigError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 500,
+        local_epochs: int = 5,
+        participation: float = 1.0,
+        evaluate_every: int = 1,
+        checkpoint_every: int = 10,
+        executor: Literal["auto", "serial"] = "auto",
+        seed: int = 3407,
+        run_dir: str | None = None,
+        overwrite: bool = False,
+        mask_absent: MaskAbsent = "off",
+        shot_rule: ShotRule = "mass",
+        accelerator: str = "auto",
+        devices: int | list[int] = 1,
+        precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
+        threads: int | None = None,
+        logger: Logger | list[Logger] | bool | None = None,
+        callbacks: Callback | list[Callback] | None = None,
+    ) -> None:
+        _check_positive(rounds=rounds, local_epochs=local_epochs, evaluate_every=evaluate_every)
+        _check_positive(checkpoint_every=checkpoint_every, threads=1 if threads is None else threads)
+        if not 0 < participation <= 1:
+            raise ConfigError(
+                "trainer.participation", participation, "must lie in (0, 1]", "1.0 trains every client in every round."
+            )
+        if seed < 0:
+            raise ConfigError("trainer.seed", seed, "must not be negative", "Choose 0 or more.")
+        with quiet_lightning():
+            super().__init__(
+                accelerator=accelerator,
+                devices=devices,
+                precision=precision,
+                logger=False if logger is None else logger,
+                callbacks=callbacks,
+                max_epochs=rounds,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        self.rounds, self.local_epochs, self.participation = rounds, local_epochs, participation
+        self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.executor_name, self.seed = executor, seed
+        self.run_dir, self.overwrite = run_dir, overwrite
+        self.mask_absent, self.shot_rule = mask_absent, shot_rule
+        self.local_settings = LocalSettings(seed, accelerator, devices, precision)
+        if threads is not None:
+            torch.set_num_threads(threads)
+
+    # The loop -------------------------------------------------------------------------------------------------------
+
+    def fit(  # type: ignore[override]
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Train for ``rounds`` rounds, realign, evaluate, and leave everything in the run folder.
+
+        Args:
+            model: A :class:`Method`.
+            train_dataloaders: May be the data module, as with Lightning; data loaders have no clients.
+            val_dataloaders: Not used.
+            datamodule: A :class:`FederatedDataModule`.
+            ckpt_path: Not used.
+        """
+        method, data = _checked(model, datamodule or train_dataloaders)
+        self.folder = RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")
+        self.folder.check_free(self.overwrite)
+        state = self.start(method, data)
+        self.folder.create(self.overwrite)
+        data.partition.save(self.folder.path / "partition.json")
+        self._tell("on_run_start")
+        began = time.perf_counter()
+        while state.round < self.rounds:
+            state = self._round(state)
+        self.finish(state, seconds=time.perf_counter() - began)
+
+    def start(self, method: Method, data: FederatedDataModule) -> FederatedState:
+        """Load and split the data, let the server prepare the method, and return the state before the first round."""
+        data.prepare_data()
+        data.setup("fit")
+        check_fit(method, data)
+        self.attach(method, data)
+        method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
+        clients = ClientStore(
+            data.num_clients, lambda k: method.initial_personal(generator(self.seed, 0, k, Stream.PERSONAL))
+        )
+        return FederatedState(0, method.shared_state(), clients)
+
+    def attach(self, method: Method, data: FederatedDataModule) -> None:
+        """Make the executor and the evaluator for a method and its data."""
+        self.method, self.data = method, data
+        self._final: Result | None = None
+        self.executor = SerialExecutor(method, data, self.local_settings)
+        self.evaluator = Evaluator(
+            method, data, data.num_clients, self.mask_absent, self.shot_rule, self.strategy.root_device
+        )
+
+    def _round(self, state: FederatedState) -> FederatedState:
+        began, number = time.perf_counter(), state.round + 1
+        cohort = sample_cohort(self.seed, number, self.data.num_clients, self.participation)
+        self._tell("on_round_start", number, cohort)
+        phases = self.method.phases(self.local_epochs)
+        tasks = [ClientTask(client, number, phases) for client in cohort]
+        traffic = Traffic(num_bytes(state.shared.tensors), num_bytes(state.shared.fixed) if number == 1 else 0)
+        results = self.executor.run(state.shared, state.clients, tasks)
+        shared = self.method.aggregate(self._receive(results, number, state.clients, traffic))
+        state = FederatedState(number, state.shared, state.clients).with_shared(shared)
+        if self._due(self.checkpoint_every, number):
+            self._save("last", state)
+        row = self._measure(state, traffic, began) if self._due(self.evaluate_every, number) else {}
+        self._tell("on_round_end", number, row)
+        return state
+
+    def _due(self, every: int, number: int) -> bool:
+        return number % every == 0 or number == self.rounds
+
+    def _save(self, name: str, state: FederatedState) -> None:
+        self.folder.save(name, state, {"method": type(self.method).__name__, "seed": self.seed})
+
+    def _receive(
+        self, results: Iterator[ClientResult], round: int, clients: ClientStore, traffic: Traffic
+    ) -> Iterator[ClientUpdate]:
+        """Pass the updates on to the server, and leave the personal states with the clients."""
+        for result in results:
+            clients[result.update.client] = result.personal
+            traffic.count(result.update)
+            self._tell("on_client_end", round, result.update.client)
+            yield result.update
+
+    # Stages 2 and 3, evaluation -------------------------------------------------------------------------------------
+
+    def evaluate(self, state: FederatedState, train: bool) -> Result:
+        """Realign (with its training part only if ``train``) and test before and after; ``state`` is left as it is."""
+        final = self.method.finalize(state, self._train_all if train else None)
+        before = self.evaluator.evaluate(state)
+        return Result(final, before, before if final is state else self.evaluator.evaluate(final))
+
+    def finish(self, state: FederatedState, seconds: float) -> dict[str, Any]:
+        """Realign after the last round, save the final models, and write and return the summary."""
+        result = self._final or self.evaluate(state, train=True)
+        self._write_tables(state.round, result)
+        self._save("final", result.final)
+        summary = summarize(self, result, self.folder.rows("metrics.csv"), seconds)
+        self.folder.write_json("summary.json", summary)
+        self._tell("on_run_end", summary)
+        return summary
+
+    def _train_all(self, state: FederatedState, phases: Sequence[Phase]) -> ClientStore:
+        tasks = [ClientTask(client, state.round + 1, phases) for client in range(self.data.num_clients)]
+        trained = ClientStore(len(state.clients), state.clients.__getitem__)
+        for result in self.executor.run(state.shared, state.clients, tasks):
+            trained[result.update.client] = result.personal
+        return trained
+
+    def _measure(self, state: FederatedState, traffic: Traffic, began: float) -> Mapping[str, float]:
+        """Evaluate a round and write its row of ``metrics.csv``."""
+        last = state.round == self.rounds
+        result = self.evaluate(state, train=last)
+        if last:
+            self._final = result
+        else:
+            self._write_tables(state.round, result)
+        row = {**result.scalars(), **traffic.scalars(), "time/round_s": time.perf_counter() - began}
+        self.folder.append("metrics.csv", [{"round": state.round, **row}])
+        for logger in self.loggers:
+            logger.log_metrics(row, step=state.round)
+        return row
+
+    def _write_tables(self, round: int, result: Result) -> None:
+        names, counts = self.data.class_names, self.data.class_counts
+        per_class, per_client = [], []
+        for suffix, evaluation in result.evaluations().items():
+            for view, matrix in (
+                ("global", evaluation.global_confusion),
+                ("personal", evaluation.personal_confusion),
+            ):
+                per_class += class_rows(round, view + suffix, matrix, names, counts)
+            per_client += client_rows(round, "personal" + suffix, evaluation)
+        self.folder.append("per_class.csv", per_class)
+        self.folder.append("per_client.csv", per_client)
+
+    def _tell(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            if isinstance(callback, FederatedCallback):
+                getattr(callback, hook)(self, *arguments)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The final models of a state, and the test results before and after realignment (the same where there is none)."""
+
+    final: FederatedState
+    before: Evaluation
+    after: Evaluation
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """By the suffix of the view in the tables: the headline without one."""
+        return {"": self.after} if self.after is self.before else {"": self.after, "_before": self.before}
+
+    def scalars(self) -> dict[str, float]:
+        """The headline numbers, and where there is a realignment those from before it."""
+        before = {} if self.after is self.before else self.before.scalars("before_realignment/")
+        return {**self.after.scalars(), **before}
+
+
+class Traffic:
+    """Counts what a round sends, and averages its training losses.
+
+    Args:
+        bytes_shared: Size of the shared entries, sent down to every client and up again.
+        bytes_fixed: Size of what is broadcast besides.
+    """
+
+    def __init__(self, bytes_shared: int, bytes_fixed: int) -> None:
+        self._bytes_down_each = bytes_shared + bytes_fixed
+        self.bytes_up = self.bytes_down = self.examples = 0
+        self.loss = 0.0
+
+    def count(self, update: ClientUpdate) -> None:
+        """Take a client's update into account."""
+        self.bytes_down += self._bytes_down_each
+        self.bytes_up += num_bytes(update.tensors)
+        self.examples += update.num_examples
+        self.loss += update.metrics["loss"] * update.num_examples
+
+    def scalars(self) -> dict[str, float]:
+        """Columns of ``metrics.csv``."""
+        loss = self.loss / self.examples if self.examples else float("nan")
+        return {"train/loss": loss, "comm/bytes_up": self.bytes_up, "comm/bytes_down": self.bytes_down}
+
+
+def _checked(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
+    if not isinstance(model, Method):
+        raise ConfigError("model", type(model).__name__, "is not a fedloge Method", "Subclass fedloge.Method.")
+    if not isinstance(data, FederatedDataModule):
+        raise ConfigError(
+            "datamodule", type(data).__name__, "is not a FederatedDataModule", "Pass fit(method, datamodule=...)."
+        )
+    return model, data
+
+
+def check_fit(method: Method, data: FederatedDataModule) -> None:
+    """Refuse a model that does not fit the data, naming the option to change."""
+    if method.num_classes != data.num_classes:
+        raise ConfigError(
+            "model.num_classes", method.num_classes, f"but the data have {data.num_classes} classes", "Make them equal."
+        )
+    if method.backbone.in_channels != data.channels:
+        raise ConfigError(
+            "model.backbone.in_channels",
+            method.backbone.in_channels,
+            f"but the images have {data.channels} channel(s)",
+            f"Set --model.backbone.in_channels={data.channels}.",
+        )
+
+
+def _check_positive(**arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < 1:
+            raise ConfigError(f"trainer.{name}", value, "must be at least 1", "Choose a positive whole number.")
