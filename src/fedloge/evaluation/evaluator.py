@@ -31,8 +31,10 @@ class TestData(Protocol):
         """Labels int64 [n_test] of the global test set."""
         ...
 
-    def test_batches(self, device: torch.device | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The global test set in order."""
+    def test_batches(
+        self, indices: Tensor | None = None, device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The global test set in order, or some of its images."""
         ...
 
     def client_test_indices(self, client: int) -> Tensor:
@@ -159,7 +161,7 @@ class Evaluator:
             if len(indices) == 0:
                 continue
             self.method.load(state.shared, state.clients[client])
-            own = (self._compute_features() if features is None else features)[indices]
+            own = self._compute_features(indices) if features is None else features[indices]
             logits = self.method.logits(own, "personal")
             if self.mask_absent == "train":
                 absent = torch.tensor(self.data.client_counts(client), device=self.device) == 0
@@ -174,8 +176,8 @@ class Evaluator:
             self._features = (body, self._compute_features())
         return self._features[1]
 
-    def _compute_features(self) -> Tensor:
-        batches = self.data.test_batches(device=self.device)
+    def _compute_features(self, indices: Tensor | None = None) -> Tensor:
+        batches = self.data.test_batches(indices, self.device)
         return torch.cat([self.method.features(images) for images, _ in batches])
 
     def _confusion(self, logits: Tensor, indices: Any) -> Tensor:

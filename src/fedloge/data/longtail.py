@@ -1,0 +1,72 @@
+"""Long-tailed profiles: how many images of each class are kept."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloge.errors import ConfigError
+
+Profile = Literal["exponential", "step"]
+Ints = NDArray[np.int64]
+
+
+def imbalance_factor(value: float) -> float:
+    """The imbalance factor as max/min; values below 1 are read as min/max.
+
+    Raises:
+        ConfigError: If it is not a positive number.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError("data.imbalance_factor", value, "must be positive", "100 (max/min) and 0.01 mean the same.")
+    # Rounding turns 1/0.02 = 50.000000000000004 into the number that was meant.
+    return value if value >= 1 else round(1 / value, 9)
+
+
+def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile = "exponential") -> Ints:
+    """Images per class: n_c = ⌊n_max · IF^(-c/(C-1))⌋ (Cao et al., 2019), or n_max and n_max/IF in two halves.
+
+    Args:
+        n_max: Images of class 0, the largest.
+        num_classes: C.
+        factor: IF as max/min.
+        profile: ``exponential`` or ``step``.
+
+    Raises:
+        ConfigError: If a class would be left without images.
+    """
+    positions = np.arange(num_classes) / max(num_classes - 1, 1)
+    exponents = positions if profile == "exponential" else (positions > 0.5).astype(float)
+    counts = np.floor(n_max * (1 / factor) ** exponents * (1 + 1e-12)).astype(np.int64)
+    if counts[-1] < 1:
+        raise ConfigError(
+            "data.imbalance_factor",
+            factor,
+            f"leaves class {int(np.argmin(counts >= 1))} without images, the largest class having {n_max}",
+            f"Choose at most {n_max}.",
+        )
+    return counts
+
+
+def long_tail(labels: Ints, num_classes: int, factor: float, profile: Profile, seed: int) -> Ints:
+    """Indices of the images that a long-tailed profile keeps, class by class.
+
+    n_max is the size of the largest class present; a class that has fewer images than its share keeps them all. Within
+    a class the images are those that come first after a shuffle by ``seed``.
+
+    Args:
+        labels: Class of every image, int64 [n].
+        num_classes: C.
+        factor: IF as max/min.
+        profile: ``exponential`` or ``step``.
+        seed: Of the shuffle; the published splits have 0.
+    """
+    rng = np.random.RandomState(seed)
+    members = [np.flatnonzero(labels == c) for c in range(num_classes)]
+    counts = profile_counts(max(len(own) for own in members), num_classes, factor, profile)
+    for own in members:
+        rng.shuffle(own)
+    return np.concatenate([own[:count] for own, count in zip(members, counts, strict=True)]).astype(np.int64)

@@ -1,0 +1,9 @@
+"""Where images come from, a file per kind of source."""
+
+from fedloge.data.sources.arrays import Arrays
+from fedloge.data.sources.base import Dataset, Source
+from fedloge.data.sources.cifar import CIFAR10, CIFAR100
+from fedloge.data.sources.digits import Digits
+from fedloge.data.sources.folder import ImageFolder
+
+__all__ = ["CIFAR10", "CIFAR100", "Arrays", "Dataset", "Digits", "ImageFolder", "Source"]

@@ -1,0 +1,63 @@
+"""Images that are already tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedloge.data.images import TensorImages
+from fedloge.data.sources.base import Dataset, Source
+from fedloge.errors import DataError
+
+
+class Arrays(Source):
+    """Tensors of your own, for use from Python.
+
+    Args:
+        train_images: uint8 [n, channels, H, W], H = W.
+        train_labels: int64 [n], 0 … C-1.
+        test_images: uint8, likewise.
+        test_labels: int64, likewise.
+        class_names: Names of the C classes; None takes numbers.
+        name: For tables.
+
+    Raises:
+        DataError: If shapes, types or labels do not fit together.
+    """
+
+    def __init__(
+        self,
+        train_images: Tensor,
+        train_labels: Tensor,
+        test_images: Tensor,
+        test_labels: Tensor,
+        class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+    ) -> None:
+        for part, images, labels in (
+            ("train", train_images, train_labels),
+            ("test", test_images, test_labels),
+        ):
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+                raise DataError(
+                    f"{part}_images must be uint8 [n, channels, H, H], not {images.dtype} {list(images.shape)}."
+                )
+            if len(images) != len(labels) or len(labels) == 0 or int(labels.min()) < 0:
+                raise DataError(f"{part}_labels must hold a class, 0 or more, for each of the {len(images)} images.")
+        if train_images.shape[1:] != test_images.shape[1:]:
+            raise DataError(f"train and test images differ: {train_images.shape[1:]} and {test_images.shape[1:]}.")
+        num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+        self.class_names = list(class_names or map(str, range(num_classes)))
+        if len(self.class_names) < num_classes:
+            raise DataError(f"{len(self.class_names)} class_names for {num_classes} classes.")
+        self.name, self.channels, self.image_size = name, train_images.shape[1], train_images.shape[2]
+        self.mean, self.std = (0.5,) * self.channels, (0.25,) * self.channels
+        self._dataset = Dataset(
+            TensorImages(train_images), train_labels.long(), TensorImages(test_images), test_labels.long()
+        )
+
+    def load(self) -> Dataset:
+        """The tensors."""
+        return self._dataset

@@ -1,0 +1,239 @@
+"""Simplex equiangular tight frames, dense and sparse (SSE-C): geometry and solvers.
+
+A frame is a matrix W [C, d] with a row per class, as the weight of a linear layer; the paper writes its transpose.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedloge.errors import ConfigError
+
+Solver = Literal["alternating", "adam"]
+Frame = Literal["etf", "closest"]
+
+MIN_KEPT = 2
+"""Entries that every class keeps; with a single one its angles could not be tuned."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How close a frame is to an equiangular one: norms, and the angles of each class to its nearest neighbour.
+
+    Args:
+        norm_mean: Mean row norm.
+        norm_var: Variance of the row norms.
+        angle_mean: Mean over all pairs of classes, degrees.
+        angle_var: Variance over all pairs, square degrees.
+        max_cos_error: Largest ``|cos + 1/(C-1)|`` over all pairs.
+    """
+
+    norm_mean: float
+    norm_var: float
+    angle_mean: float
+    angle_var: float
+    max_cos_error: float
+
+
+@dataclass(frozen=True)
+class SSEC:
+    """A solved SSE-C: weight [C, d], mask [C, d] (True where an entry is kept) and its geometry."""
+
+    weight: Tensor
+    mask: Tensor
+    geometry: Geometry
+
+
+def sse_c(
+    num_classes: int,
+    dim: int,
+    *,
+    beta: float = 0.6,
+    gamma: float = 0.1,
+    solver: Solver = "alternating",
+    frame: Frame = "etf",
+    generator: torch.Generator,
+) -> SSEC:
+    """The static sparse ETF classifier (eq. 2-5): rows of norm γ, equal angles, exactly ⌊βdC⌋ zeros.
+
+    Args:
+        num_classes: C.
+        dim: d.
+        beta: Fraction β of zero entries; 0 gives the dense ETF.
+        gamma: Row norm γ.
+        solver: ``alternating`` projection (fast, closer to equal angles), or ``adam``, the paper's recipe.
+        frame: ``closest`` allows d < C-1 and returns the most equiangular frame found.
+        generator: Draws rotation and mask.
+
+    Raises:
+        ConfigError: If β, γ or d admit no such frame.
+    """
+    check_sse_c(num_classes, dim, beta=beta, gamma=gamma, frame=frame)
+    exact = dim >= num_classes - 1
+    start = simplex_etf(num_classes, dim, generator) if exact else _random_frame(num_classes, dim, generator)
+    mask = sparse_mask(num_classes, dim, beta, generator)
+    if not exact:
+        weight = solve_closest(start, mask, gamma)
+    elif beta == 0:
+        weight = gamma * functional.normalize(start)
+    elif solver == "adam":
+        weight = solve_adam(start, mask, gamma)[0]
+    else:
+        weight = solve_alternating(start, mask, gamma)
+    return SSEC(weight.float(), mask, geometry(weight))
+
+
+def check_sse_c(num_classes: int, dim: int, *, beta: float, gamma: float, frame: Frame = "etf") -> None:
+    """Raise a ConfigError if there is no such frame."""
+    if not 0 <= beta < 1:
+        raise ConfigError("model.beta", beta, "must lie in [0, 1)", "The paper has 0.6; 0 gives the dense ETF.")
+    if not (gamma > 0 and math.isfinite(gamma)):
+        raise ConfigError("model.gamma", gamma, "must be positive", "0.1 suits 500 rounds, 1 short runs.")
+    if dim < num_classes - 1 and frame == "etf":
+        raise ConfigError(
+            "model.backbone.out_features",
+            dim,
+            f"is too small for {num_classes} equiangular classes, which need at least {num_classes - 1} dimensions",
+            "Take a wider backbone, or --model.sse_frame=closest for the most equiangular frame there is.",
+        )
+    if num_classes * dim - _num_zeros(num_classes, dim, beta) < MIN_KEPT * num_classes:
+        raise ConfigError(
+            "model.beta", beta, f"leaves fewer than {MIN_KEPT} of {dim} entries to a class", "Choose a smaller one."
+        )
+
+
+def simplex_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tensor:
+    """A randomly rotated simplex ETF (eq. 2), float64 [C, d]: unit rows, pairwise cosine -1/(C-1).
+
+    Raises:
+        ConfigError: If d < C-1.
+    """
+    check_sse_c(num_classes, dim, beta=0, gamma=1)
+    rotation = torch.linalg.qr(torch.randn(dim, num_classes - 1, generator=generator, dtype=torch.float64))[0]
+    centred = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
+    basis = torch.linalg.eigh(centred)[1][:, 1:]  # an orthonormal basis of the space orthogonal to the ones vector
+    return math.sqrt(num_classes / (num_classes - 1)) * basis @ rotation.T
+
+
+def sparse_mask(num_classes: int, dim: int, beta: float, generator: torch.Generator, tries: int = 1000) -> Tensor:
+    """Boolean [C, d] with exactly ⌊βdC⌋ False, drawn over the whole matrix; True entries are kept.
+
+    Raises:
+        ConfigError: If no draw in ``tries`` left every class two entries.
+    """
+    zeros = _num_zeros(num_classes, dim, beta)
+    for _ in range(tries):
+        mask = torch.ones(num_classes * dim, dtype=torch.bool)
+        mask[torch.randperm(len(mask), generator=generator)[:zeros]] = False
+        if bool((mask.view(num_classes, dim).sum(1) >= MIN_KEPT).all()):
+            return mask.view(num_classes, dim)
+    raise ConfigError(
+        "model.beta", beta, f"left a class fewer than {MIN_KEPT} entries in {tries} draws", "Choose a smaller one."
+    )
+
+
+def geometry(weight: Tensor) -> Geometry:
+    """Norm and angle statistics of a frame [C, d] over all pairs of classes."""
+    weight = weight.detach().double()
+    norms, cosines = weight.norm(dim=1), _cosines(weight)
+    pairs = cosines[~torch.eye(len(weight), dtype=torch.bool)]
+    angles = torch.rad2deg(torch.arccos(pairs.clamp(-1, 1)))
+    return Geometry(
+        norm_mean=float(norms.mean()),
+        norm_var=float(norms.var(correction=0)),
+        angle_mean=float(angles.mean()),
+        angle_var=float(angles.var(correction=0)),
+        max_cos_error=float((pairs + 1 / (len(weight) - 1)).abs().max()),
+    )
+
+
+def sse_loss(weight: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """Equal-norm plus maximal-angle loss (eq. 3-5): Σ_i (‖w_i‖-γ)² - (1/C) Σ_i arccos max_{j≠i} cos(w_i, w_j)."""
+    weight = weight * mask
+    cosines = _cosines(weight).fill_diagonal_(-1.0)
+    angles = torch.arccos(cosines.max(dim=1).values.clamp(-0.99999, 0.99999))
+    return (weight.norm(dim=1) - gamma).square().sum() - angles.mean()
+
+
+def solve_adam(
+    start: Tensor, mask: Tensor, gamma: float, steps: int = 10_000, lr: float = 1e-4, trace_every: int = 100
+) -> tuple[Tensor, list[float]]:
+    """The paper's solver (appendix A.4, with the released code's Adam): float32 [C, d], and the loss as it went.
+
+    Args:
+        start: A frame [C, d].
+        mask: Which entries are kept.
+        gamma: Target norm.
+        steps: Adam steps.
+        lr: Adam's learning rate.
+        trace_every: Steps between two values of the trace, the first before any step.
+    """
+    weight = (start * mask).float().requires_grad_()
+    optimizer = torch.optim.Adam([weight], lr=lr)
+    trace = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = sse_loss(weight, mask, gamma)
+        if step % trace_every == 0:
+            trace.append(loss.item())
+        loss.backward()
+        optimizer.step()
+    return weight.detach() * mask, trace
+
+
+def solve_alternating(
+    start: Tensor, mask: Tensor, gamma: float, iterations: int = 1000, tolerance: float = 1e-6
+) -> Tensor:
+    """Alternate between the nearest simplex ETF and the nearest unit-norm frame with the mask: float64 [C, d].
+
+    The nearest ETF of W is √(C/(C-1)) times the polar factor of W centred over the classes. Stops when every pairwise
+    cosine is within ``tolerance`` of -1/(C-1).
+    """
+    weight = functional.normalize(start.double() * mask)
+    for _ in range(iterations):
+        if geometry(weight).max_cos_error < tolerance:
+            break
+        weight = functional.normalize(_nearest_etf(weight) * mask)
+    return gamma * weight
+
+
+def solve_closest(start: Tensor, mask: Tensor, gamma: float, steps: int = 2000) -> Tensor:
+    """The most equiangular frame found where no exact one exists (d < C-1): float64 [C, d].
+
+    Lowers a smooth maximum of the pairwise cosines, which gets sharper as it goes.
+    """
+    weight = (start * mask).requires_grad_()
+    optimizer = torch.optim.Adam([weight], lr=0.01)
+    off_diagonal = ~torch.eye(len(start), dtype=torch.bool)
+    for step in range(steps):
+        sharpness = 5.0 * 40.0 ** (step / steps)
+        optimizer.zero_grad()
+        (torch.logsumexp(sharpness * _cosines(weight * mask)[off_diagonal], 0) / sharpness).backward()
+        optimizer.step()
+    return gamma * functional.normalize(weight.detach() * mask)
+
+
+def _nearest_etf(weight: Tensor) -> Tensor:
+    num_classes = len(weight)
+    u, _, vt = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
+    rank = num_classes - 1
+    return math.sqrt(num_classes / rank) * u[:, :rank] @ vt[:rank]
+
+
+def _random_frame(num_classes: int, dim: int, generator: torch.Generator) -> Tensor:
+    return functional.normalize(torch.randn(num_classes, dim, generator=generator, dtype=torch.float64))
+
+
+def _cosines(weight: Tensor) -> Tensor:
+    unit = functional.normalize(weight)
+    return unit @ unit.T
+
+
+def _num_zeros(num_classes: int, dim: int, beta: float) -> int:
+    return math.floor(beta * dim * num_classes + 1e-9)
