@@ -123,7 +123,7 @@ class RunFolder:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    # Checkpoints ----------------------------------------------------------------------------------------------------
+    # Checkpoints -------------------------------------------------------------------------------------------
 
     def save(self, name: str, state: FederatedState, about: Row) -> None:
         """Write a checkpoint into a folder of its own and swap it in place of the one before."""
@@ -134,7 +134,11 @@ class RunFolder:
         save_file(_savable(shared), fresh / "shared.safetensors")
         personal = {f"{k}/{entry}": tensor for k, own in enumerate(state.clients) for entry, tensor in own.items()}
         save_file(_savable(personal), fresh / "clients.safetensors")
-        content = {"round": state.round, "num_clients": len(state.clients), "fixed": sorted(state.shared.fixed)}
+        content = {
+            "round": state.round,
+            "num_clients": len(state.clients),
+            "fixed": sorted(state.shared.fixed),
+        }
         (fresh / "state.json").write_text(json.dumps({**content, **about}, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():

@@ -53,7 +53,7 @@ def fit(args: Sequence[str]) -> int:
 
     cli = build(args)
     progress = RunProgress()
-    cli.trainer.callbacks += [SaveConfig(cli.resolved()), progress]
+    cli.trainer.callbacks += [SaveConfig(cli.resolved()), progress]  # type: ignore[attr-defined]
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     finally:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+import warnings
+from collections.abc import Sequence
 
 from jsonargparse import ArgumentError, Namespace
 from lightning import seed_everything
@@ -15,13 +16,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import fedloge.data.sources
 import fedloge.methods
-import fedloge.models  # noqa: F401  the names of these classes may be written without their module
+import fedloge.models
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import FedlogeError
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Method
 from fedloge.trainer import FederatedTrainer
+
+CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__)
+"""The names that YAML may use without a module."""
 
 
 class FedlogeCLI(LightningCLI):
@@ -46,7 +50,7 @@ class FedlogeCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=False,
-            parser_kwargs={"prog": "fedloge fit", "exit_on_error": False, "default_env": False},
+            parser_kwargs={"prog": "fedloge fit", "exit_on_error": False, "allow_abbrev": False},
             args=list(args),
         )
 
@@ -95,9 +99,14 @@ def build(args: Sequence[str]) -> FedlogeCLI:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a class_path may name a file of the user's folder
     try:
-        return FedlogeCLI(args)
+        with warnings.catch_warnings():
+            # Lightning expects one of the two; `args` is the same without the verb.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+            return FedlogeCLI(args)
     except ArgumentError as error:
-        raise FedlogeError(_one_line(error, args)) from error
+        raise FedlogeError(_one_line(str(error))) from error
+    except (TypeError, ValueError) as error:
+        raise _own_error(error) or error from None
 
 
 def _refuse_lost_overrides(args: Sequence[str]) -> None:
@@ -108,7 +117,40 @@ def _refuse_lost_overrides(args: Sequence[str]) -> None:
             raise FedlogeError(f"{arg} stands before --config, whose values would replace it. Put it after --config.")
 
 
-def _one_line(error: ArgumentError, args: Sequence[str]) -> str:
-    """jsonargparse's message on one line, with the closest valid key where one was unknown."""
-    message = re.sub(r"\s*\n\s*", " ", str(error)).strip()
-    return message
+def _one_line(message: str) -> str:
+    """jsonargparse's message as one line: what was wrong, and the closest valid name."""
+    unknown = re.search(r"(?:[Oo]ption|[Kk]ey) '([\w.]+)' is not (?:accepted|expected)", message)
+    unknown = unknown or re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message)
+    unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
+    if unknown:
+        return f"there is no option {unknown[1]!r}.{_closest(unknown[1].rpartition('.')[2], _option_names())}"
+    missing = re.search(r"Expected a dot import path string: (\S+)", message)
+    if missing:
+        return f"there is no class {missing[1]!r}.{_closest(missing[1], CLASSES)} A class of your own is module.Class."
+    mismatch = re.search(r"Expected an? (.+)\. Got value: (.*)", message)
+    if mismatch:
+        keys = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+        return f"{keys}={mismatch[2]} is not of the expected type, {mismatch[1].replace('typing.', '')}."
+    first = re.split(r"\s*Given value type:|\s*Subtypes:", message)[0]
+    return re.sub(r"\s*\n\s*", " ", first).strip()
+
+
+def _own_error(error: BaseException | None) -> FedlogeError | None:
+    """The FedlogeError that a class raised while jsonargparse was making it, if there is one."""
+    while error is not None and not isinstance(error, FedlogeError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _closest(name: str, valid: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _option_names() -> list[str]:
+    """The names of all options of trainer, data, and the classes that come with fedloge."""
+    classes: list[type] = [FederatedTrainer, FederatedDataModule, Method]
+    for module in (fedloge.methods, fedloge.models, fedloge.data.sources):
+        classes += [item for item in vars(module).values() if isinstance(item, type)]
+    names = {name for cls in classes for name in inspect.signature(cls).parameters}
+    return sorted(names | {"trainer", "model", "data", "config", "seed_everything", "class_path", "init_args"})

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
-class FedlogeError(ValueError):
-    """Base of every error that fedloge raises on purpose; the command line prints it as one line."""
+class FedlogeError(Exception):
+    """Base of every error that fedloge raises on purpose; the command line prints it as one line.
+
+    Not a ValueError: jsonargparse takes those, when a class raises them, for a mismatch of types.
+    """
 
 
 class ConfigError(FedlogeError):
@@ -20,7 +23,7 @@ class ConfigError(FedlogeError):
     """
 
     def __init__(self, argument: str, value: Any, problem: str, remedy: str) -> None:
-        super().__init__(f"{argument}={value!r} {problem}. {remedy}")
+        super().__init__(f"{argument}={value!r} {problem}. {remedy}".rstrip())
 
 
 class DataError(FedlogeError):

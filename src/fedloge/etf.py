@@ -24,7 +24,7 @@ MIN_KEPT = 2
 
 @dataclass(frozen=True)
 class Geometry:
-    """How close a frame is to an equiangular one: norms, and the angles of each class to its nearest neighbour.
+    """How close a frame is to an equiangular one, over all classes and all pairs of them.
 
     Args:
         norm_mean: Mean row norm.
@@ -104,7 +104,10 @@ def check_sse_c(num_classes: int, dim: int, *, beta: float, gamma: float, frame:
         )
     if num_classes * dim - _num_zeros(num_classes, dim, beta) < MIN_KEPT * num_classes:
         raise ConfigError(
-            "model.beta", beta, f"leaves fewer than {MIN_KEPT} of {dim} entries to a class", "Choose a smaller one."
+            "model.beta",
+            beta,
+            f"leaves fewer than {MIN_KEPT} of {dim} entries to a class",
+            "Choose a smaller one.",
         )
 
 
@@ -118,7 +121,8 @@ def simplex_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tenso
     rotation = torch.linalg.qr(torch.randn(dim, num_classes - 1, generator=generator, dtype=torch.float64))[0]
     centred = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
     basis = torch.linalg.eigh(centred)[1][:, 1:]  # an orthonormal basis of the space orthogonal to the ones vector
-    return math.sqrt(num_classes / (num_classes - 1)) * basis @ rotation.T
+    frame: Tensor = math.sqrt(num_classes / (num_classes - 1)) * basis @ rotation.T
+    return frame
 
 
 def sparse_mask(num_classes: int, dim: int, beta: float, generator: torch.Generator, tries: int = 1000) -> Tensor:
@@ -134,7 +138,10 @@ def sparse_mask(num_classes: int, dim: int, beta: float, generator: torch.Genera
         if bool((mask.view(num_classes, dim).sum(1) >= MIN_KEPT).all()):
             return mask.view(num_classes, dim)
     raise ConfigError(
-        "model.beta", beta, f"left a class fewer than {MIN_KEPT} entries in {tries} draws", "Choose a smaller one."
+        "model.beta",
+        beta,
+        f"left a class fewer than {MIN_KEPT} entries in {tries} draws",
+        "Choose a smaller one.",
     )
 
 
@@ -158,7 +165,8 @@ def sse_loss(weight: Tensor, mask: Tensor, gamma: float) -> Tensor:
     weight = weight * mask
     cosines = _cosines(weight).fill_diagonal_(-1.0)
     angles = torch.arccos(cosines.max(dim=1).values.clamp(-0.99999, 0.99999))
-    return (weight.norm(dim=1) - gamma).square().sum() - angles.mean()
+    loss: Tensor = (weight.norm(dim=1) - gamma).square().sum() - angles.mean()
+    return loss
 
 
 def solve_adam(
@@ -182,7 +190,7 @@ def solve_adam(
         loss = sse_loss(weight, mask, gamma)
         if step % trace_every == 0:
             trace.append(loss.item())
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     return weight.detach() * mask, trace
 
@@ -214,7 +222,8 @@ def solve_closest(start: Tensor, mask: Tensor, gamma: float, steps: int = 2000) 
     for step in range(steps):
         sharpness = 5.0 * 40.0 ** (step / steps)
         optimizer.zero_grad()
-        (torch.logsumexp(sharpness * _cosines(weight * mask)[off_diagonal], 0) / sharpness).backward()
+        largest = torch.logsumexp(sharpness * _cosines(weight * mask)[off_diagonal], 0) / sharpness
+        torch.autograd.backward(largest)
         optimizer.step()
     return gamma * functional.normalize(weight.detach() * mask)
 
@@ -223,7 +232,8 @@ def _nearest_etf(weight: Tensor) -> Tensor:
     num_classes = len(weight)
     u, _, vt = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
     rank = num_classes - 1
-    return math.sqrt(num_classes / rank) * u[:, :rank] @ vt[:rank]
+    nearest: Tensor = math.sqrt(num_classes / rank) * u[:, :rank] @ vt[:rank]
+    return nearest
 
 
 def _random_frame(num_classes: int, dim: int, generator: torch.Generator) -> Tensor:

@@ -27,7 +27,12 @@ class Predictor(LightningModule):
     std: Tensor
 
     def __init__(
-        self, method: Method, view: View, mean: Sequence[float], std: Sequence[float], class_names: Sequence[str]
+        self,
+        method: Method,
+        view: View,
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_names: Sequence[str],
     ) -> None:
         super().__init__()
         self.method, self.view, self.class_names = method, view, tuple(class_names)
@@ -43,4 +48,5 @@ class Predictor(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """Class probabilities [n, C]; a batch is images, or images first and anything after."""
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        return self(images).softmax(1)
+        probabilities: Tensor = self(images).softmax(1)
+        return probabilities

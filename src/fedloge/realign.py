@@ -8,23 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def ga_fr(
-    weight: Tensor, bias: Tensor | None = None, *, scale: float = 1.7, keep_bias: bool = True
-) -> tuple[Tensor, Tensor | None]:
+def ga_fr(weight: Tensor, bias: Tensor, *, scale: float = 1.7, keep_bias: bool = True) -> tuple[Tensor, Tensor]:
     """Global adaptive feature realignment (eq. 6): ψ̂_c = scale · ψ_c / ‖ψ_c‖.
 
     Args:
         weight: ψ [C, d].
-        bias: Its bias [C], if it has one.
+        bias: Its bias [C].
         scale: The common norm; it matters only against a kept bias (the released code has 1.7).
         keep_bias: Whether the bias stays, or becomes zero.
 
     Returns:
         Weight [C, d] with rows of norm ``scale`` (a zero row stays zero), and the bias.
     """
-    if bias is not None and not keep_bias:
-        bias = bias.new_zeros(bias.shape)
-    return scale * functional.normalize(weight), bias
+    return scale * functional.normalize(weight), bias if keep_bias else bias.new_zeros(bias.shape)
 
 
 def la_fr(psi: Tensor, phi: Tensor, *, source: Literal["raw", "unit"] = "raw") -> Tensor:
@@ -40,7 +36,8 @@ def la_fr(psi: Tensor, phi: Tensor, *, source: Literal["raw", "unit"] = "raw") -
     """
     if source == "unit":
         psi = functional.normalize(psi)
-    return psi * phi.norm(dim=1, keepdim=True)
+    norms: Tensor = phi.norm(dim=1, keepdim=True)
+    return psi * norms
 
 
 def la_fr_by_distribution(psi: Tensor, class_counts: Tensor) -> Tensor:
@@ -53,4 +50,5 @@ def la_fr_by_distribution(psi: Tensor, class_counts: Tensor) -> Tensor:
     Returns:
         φ'_k [C, d].
     """
-    return psi * (class_counts / class_counts.sum()).to(psi).unsqueeze(1)
+    shares: Tensor = (class_counts / class_counts.sum()).to(psi)
+    return psi * shares.unsqueeze(1)

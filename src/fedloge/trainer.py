@@ -25,6 +25,7 @@ from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
 from fedloge.summary import summarize
 
+
 class FederatedTrainer(Trainer):
     """Trains a :class:`Method` on a :class:`FederatedDataModule`, round by round, and writes the run folder.
 
@@ -76,7 +77,10 @@ class FederatedTrainer(Trainer):
         _check_positive(checkpoint_every=checkpoint_every, threads=1 if threads is None else threads)
         if not 0 < participation <= 1:
             raise ConfigError(
-                "trainer.participation", participation, "must lie in (0, 1]", "1.0 trains every client in every round."
+                "trainer.participation",
+                participation,
+                "must lie in (0, 1]",
+                "1.0 trains every client in every round.",
             )
         if seed < 0:
             raise ConfigError("trainer.seed", seed, "must not be negative", "Choose 0 or more.")
@@ -101,7 +105,7 @@ class FederatedTrainer(Trainer):
         if threads is not None:
             torch.set_num_threads(threads)
 
-    # The loop -------------------------------------------------------------------------------------------------------
+    # The loop ----------------------------------------------------------------------------------------------
 
     def fit(  # type: ignore[override]
         self,
@@ -185,7 +189,7 @@ class FederatedTrainer(Trainer):
             self._tell("on_client_end", round, result.update.client)
             yield result.update
 
-    # Stages 2 and 3, evaluation -------------------------------------------------------------------------------------
+    # Stages 2 and 3, evaluation ----------------------------------------------------------------------------
 
     def evaluate(self, state: FederatedState, train: bool) -> Result:
         """Realign (with its training part only if ``train``) and test before and after; ``state`` is left as it is."""
@@ -238,7 +242,7 @@ class FederatedTrainer(Trainer):
         self.folder.append("per_client.csv", per_client)
 
     def _tell(self, hook: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FederatedCallback):
                 getattr(callback, hook)(self, *arguments)
 
@@ -292,7 +296,10 @@ def _checked(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
         raise ConfigError("model", type(model).__name__, "is not a fedloge Method", "Subclass fedloge.Method.")
     if not isinstance(data, FederatedDataModule):
         raise ConfigError(
-            "datamodule", type(data).__name__, "is not a FederatedDataModule", "Pass fit(method, datamodule=...)."
+            "datamodule",
+            type(data).__name__,
+            "is not a FederatedDataModule",
+            "Pass fit(method, datamodule=...).",
         )
     return model, data
 
@@ -301,7 +308,10 @@ def check_fit(method: Method, data: FederatedDataModule) -> None:
     """Refuse a model that does not fit the data, naming the option to change."""
     if method.num_classes != data.num_classes:
         raise ConfigError(
-            "model.num_classes", method.num_classes, f"but the data have {data.num_classes} classes", "Make them equal."
+            "model.num_classes",
+            method.num_classes,
+            f"but the data have {data.num_classes} classes",
+            "Make them equal.",
         )
     if method.backbone.in_channels != data.channels:
         raise ConfigError(

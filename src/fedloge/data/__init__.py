@@ -4,4 +4,13 @@ from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
 from fedloge.data.sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Source
 
-__all__ = ["CIFAR10", "CIFAR100", "Arrays", "Digits", "FederatedDataModule", "ImageFolder", "Partition", "Source"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "Arrays",
+    "Digits",
+    "FederatedDataModule",
+    "ImageFolder",
+    "Partition",
+    "Source",
+]

@@ -32,7 +32,7 @@ def augment(images: Tensor, kind: Augment, generator: torch.Generator, padding: 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Shift every image by up to ``padding`` pixels in each direction, filling with zeros."""
-    n, channels, height, width = images.shape
+    n, _, height, width = images.shape
     shifts = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
     rows = shifts[0, :, None] + torch.arange(height, device=images.device)
     columns = shifts[1, :, None] + torch.arange(width, device=images.device)

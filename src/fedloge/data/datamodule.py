@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedloge.data.augment import Augment, augment, normalise
 from fedloge.data.images import Images
-from fedloge.data.longtail import Profile, imbalance_factor, long_tail
+from fedloge.data.longtail import Profile, long_tail, max_over_min
 from fedloge.data.partition import Partition, Scheme, make_partition
 from fedloge.data.sources.base import Source
 from fedloge.errors import ConfigError, DataError
@@ -71,13 +71,13 @@ class FederatedDataModule(LightningDataModule):
         if not (alpha > 0 and math.isfinite(alpha)):
             raise ConfigError("data.alpha", alpha, "must be positive", "The paper has 0.5 and 1.")
         self.source, self.num_clients, self.alpha = source, num_clients, alpha
-        self.imbalance_factor = _max_over_min(imbalance_factor)
+        self.imbalance_factor = max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment, self.seed, self.partition_file = augment, seed, partition_file
         self._partition: Partition | None = None
 
-    # Lightning's hooks ----------------------------------------------------------------------------------------------
+    # Lightning's hooks -------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
         """Download, where that was asked for."""
@@ -89,7 +89,7 @@ class FederatedDataModule(LightningDataModule):
             return
         self.dataset = self.source.load()
         self._partition = self._load_partition() if self.partition_file else self._make_partition()
-        self._class_counts = self._partition.train_counts.sum(0).tolist()
+        self._class_counts: list[int] = self._partition.train_counts.sum(0).tolist()
 
     def train_dataloader(self) -> BatchLoader:
         """The pooled long-tailed training set, for centralised training."""
@@ -100,7 +100,7 @@ class FederatedDataModule(LightningDataModule):
         """The global test set."""
         return list(self.test_batches())
 
-    # What the federated loop asks for ---------------------------------------------------------------------------
+    # What the federated loop asks for ----------------------------------------------------------------------
 
     @property
     def num_classes(self) -> int:
@@ -151,7 +151,7 @@ class FederatedDataModule(LightningDataModule):
     def test_batches(self, indices: Tensor | None = None, device: torch.device | None = None) -> Iterator[Batch]:
         """The global test set in order, or some of its images, without augmentation."""
         chosen = torch.arange(len(self.test_labels)) if indices is None else indices.cpu()
-        for batch in chosen.split(self.eval_batch_size):
+        for batch in torch.split(chosen, self.eval_batch_size):
             images = self.dataset.test.gather(batch).to(device or "cpu")
             labels = self.test_labels[batch].to(device or "cpu")
             yield normalise(images, self.source.mean, self.source.std), labels
@@ -182,11 +182,18 @@ class FederatedDataModule(LightningDataModule):
         partition = Partition.load(path)
         if len(partition.train) != self.num_clients:
             raise ConfigError(
-                "data.num_clients", self.num_clients, f"but {path!r} has {len(partition.train)}", "Make them equal."
+                "data.num_clients",
+                self.num_clients,
+                f"but {path!r} has {len(partition.train)}",
+                "Make them equal.",
             )
-        largest = [max((int(own.max()) for own in part if len(own)), default=0) for part in (partition.train, partition.test)]
+        largest = [
+            max((int(own.max()) for own in part if len(own)), default=0) for part in (partition.train, partition.test)
+        ]
         sizes = [len(self.dataset.train), len(self.dataset.test)]
-        if partition.train_counts.shape[1] != self.num_classes or any(i >= n for i, n in zip(largest, sizes, strict=True)):
+        if partition.train_counts.shape[1] != self.num_classes or any(
+            i >= n for i, n in zip(largest, sizes, strict=True)
+        ):
             raise DataError(f"data.partition_file={path!r} was made for other data than {self.source.name}.")
         return partition
 
@@ -221,14 +228,10 @@ class BatchLoader:
         self.epoch += 1
         source = self.data.source
         shuffled = self.indices[torch.randperm(len(self.indices), generator=order)]
-        for batch in shuffled.split(self.data.batch_size):
+        for batch in torch.split(shuffled, self.data.batch_size):
             images = augment(self.images.gather(batch), self.data.augment, augmentation)
             yield normalise(images, source.mean, source.std), self.labels[batch]
 
     def _generator(self, stream: Stream) -> torch.Generator:
         seed, round, client, _, phase = self.seeds[stream]
         return torch.Generator().manual_seed(derive(seed, round, client, stream, phase * 100_000 + self.epoch))
-
-
-def _max_over_min(value: float) -> float:
-    return imbalance_factor(value)

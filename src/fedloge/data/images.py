@@ -80,10 +80,12 @@ class FileImages:
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                image = image.convert("L" if self.channels == 1 else "RGB")
-                if image.size != (self.size, self.size):
-                    image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BILINEAR)
-                pixels = np.array(image, dtype=np.uint8)
+                square: Image.Image = image.convert("L" if self.channels == 1 else "RGB")
+                if square.size != (self.size, self.size):
+                    square = ImageOps.fit(square, (self.size, self.size), Image.Resampling.BILINEAR)
+                pixels = np.array(square, dtype=np.uint8)
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-            raise DataError(f"{str(path)!r} is not an image that Pillow can read: {error}. Remove or replace it.") from error
+            raise DataError(
+                f"{str(path)!r} is not an image that Pillow can read: {error}. Remove or replace it."
+            ) from error
         return torch.from_numpy(pixels).view(self.size, self.size, self.channels).permute(2, 0, 1)

@@ -14,7 +14,7 @@ Profile = Literal["exponential", "step"]
 Ints = NDArray[np.int64]
 
 
-def imbalance_factor(value: float) -> float:
+def max_over_min(value: float) -> float:
     """The imbalance factor as max/min; values below 1 are read as min/max.
 
     Raises:

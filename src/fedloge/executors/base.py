@@ -59,9 +59,7 @@ class ClientResult:
 class Executor(Protocol):
     """Trains the clients of a round."""
 
-    def run(
-        self, shared: SharedState, clients: ClientStore, tasks: Iterable[ClientTask]
-    ) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Iterable[ClientTask]) -> Iterator[ClientResult]:
         """Yield the result of every task in the order of the tasks."""
         ...
 

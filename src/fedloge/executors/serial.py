@@ -21,9 +21,7 @@ class SerialExecutor:
     def __init__(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         self.method, self.data, self.settings = method, data, settings
 
-    def run(
-        self, shared: SharedState, clients: ClientStore, tasks: Iterable[ClientTask]
-    ) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Iterable[ClientTask]) -> Iterator[ClientResult]:
         """Yield the result of every task in order."""
         for task in tasks:
             yield train_client(self.method, self.data, self.settings, task, shared, clients[task.client])

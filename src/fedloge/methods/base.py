@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from lightning import LightningModule
@@ -109,7 +109,7 @@ class Method(LightningModule):
         self._loss_sums: dict[str, Tensor] = {}
         self._examples = 0
 
-    # What a method may change -------------------------------------------------------------------------------------
+    # What a method may change ------------------------------------------------------------------------------
 
     def is_shared(self, name: str) -> bool:
         """Whether the state entry ``name`` travels between server and clients."""
@@ -160,7 +160,7 @@ class Method(LightningModule):
         """
         return state
 
-    # Local training -------------------------------------------------------------------------------------------------
+    # Local training ----------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the phase's only optimiser on the sum of the local losses."""
@@ -211,7 +211,7 @@ class Method(LightningModule):
             self._loss_sums[name] = self._loss_sums[name] + value if name in self._loss_sums else value
         self._examples += examples
 
-    # State ----------------------------------------------------------------------------------------------------------
+    # State -------------------------------------------------------------------------------------------------
 
     def shared_state(self) -> SharedState:
         """Copies of the shared and fixed entries as they are now."""

@@ -92,7 +92,7 @@ class FedLoGe(Method):
         self.register_buffer("realigned", torch.tensor(False))
         self.realigned: Tensor
 
-    # Stage 1: representation learning with SSE-C ------------------------------------------------------------------
+    # Stage 1: representation learning with SSE-C -----------------------------------------------------------
 
     def prepare(self, generator: torch.Generator) -> None:
         """The server makes SSE-C (eq. 2-5)."""
@@ -133,12 +133,12 @@ class FedLoGe(Method):
         rate = self.finetune_lr if self.phase.name == "finetune" else self.head_lr
         return {} if rate is None else {"psi": rate, "phi": rate}
 
-    # Stages 2 and 3: realignment ------------------------------------------------------------------------------------
+    # Stages 2 and 3: realignment ---------------------------------------------------------------------------
 
     def finalize(self, state: FederatedState, train: TrainClients | None = None) -> FederatedState:
         """GA-FR, LA-FR and, where ``train`` is given, fine-tuning; ψ and φ_k become the heads of the 1 + K models."""
         psi = {name: state.shared.tensors[f"psi.{name}"] for name in ("weight", "bias")}
-        weight, bias = ga_fr(**psi, scale=self.ga_scale, keep_bias=self.ga_bias == "keep")
+        weight, bias = ga_fr(psi["weight"], psi["bias"], scale=self.ga_scale, keep_bias=self.ga_bias == "keep")
         shared = SharedState(
             tensors={**state.shared.tensors, "psi.weight": weight, "psi.bias": bias},
             fixed={**state.shared.fixed, "realigned": torch.tensor(True)},

@@ -21,7 +21,10 @@ class ResNet(Backbone):
     """
 
     def __init__(
-        self, depth: Literal[18, 34, 50] = 18, stem: Literal["cifar", "imagenet"] = "cifar", in_channels: int = 3
+        self,
+        depth: Literal[18, 34, 50] = 18,
+        stem: Literal["cifar", "imagenet"] = "cifar",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         builders = {18: tv.resnet18, 34: tv.resnet34, 50: tv.resnet50}
@@ -61,7 +64,9 @@ class CifarResNet(Backbone):
             raise ConfigError("model.backbone.width", width, "must be positive", "The original has 16.")
         self.in_channels, self.out_features = in_channels, 4 * width
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
         )
         blocks = (depth - 2) // 6
         self.stage1 = _stage(width, width, blocks, stride=1)

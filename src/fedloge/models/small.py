@@ -24,7 +24,11 @@ class SmallCNN(Backbone):
         stages: list[nn.Module] = []
         for number, (inputs, outputs) in enumerate(zip((in_channels, *channels), channels, strict=False)):
             stages += [nn.MaxPool2d(2)] if number else []
-            stages += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            stages += [
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
         self.stages = nn.Sequential(*stages)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -48,7 +48,12 @@ class ImageFolder(Source):
                 raise ConfigError(f"data.source.{name}", value, "must be at least 1", "Choose a positive number.")
         self.root = Path(root)
         self.name = self.root.name
-        self.image_size, self.channels, self.in_memory, self.num_workers = image_size, channels, in_memory, num_workers
+        self.image_size, self.channels, self.in_memory, self.num_workers = (
+            image_size,
+            channels,
+            in_memory,
+            num_workers,
+        )
         self.mean = mean or ((0.485, 0.456, 0.406) if channels == 3 else (0.449,))
         self.std = std or ((0.229, 0.224, 0.225) if channels == 3 else (0.226,))
         for option, numbers in (("mean", self.mean), ("std", self.std)):
