@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import RunFolder, class_rows, client_rows
@@ -84,7 +86,7 @@ class FederatedTrainer(Trainer):
             )
         if seed < 0:
             raise ConfigError("trainer.seed", seed, "must not be negative", "Choose 0 or more.")
-        with quiet_lightning():
+        with quiet_lightning(), _clear_accelerator_error(accelerator):
             super().__init__(
                 accelerator=accelerator,
                 devices=devices,
@@ -320,6 +322,16 @@ def check_fit(method: Method, data: FederatedDataModule) -> None:
             f"but the images have {data.channels} channel(s)",
             f"Set --model.backbone.in_channels={data.channels}.",
         )
+
+
+@contextlib.contextmanager
+def _clear_accelerator_error(accelerator: str) -> Iterator[None]:
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            "trainer.accelerator", accelerator, f"cannot be used: {error}", "auto takes what there is."
+        ) from error
 
 
 def _check_positive(**arguments: int) -> None:

@@ -14,7 +14,7 @@ COLUMNS = {
     "medium": ("acc_medium",),
     "few": ("acc_few",),
     "std": ("acc_std",),
-    "worst 10 %": ("acc_worst_decile",),
+    "worst": ("acc_worst_decile",),
     "macro F1": ("macro_f1",),
 }
 """Column of the table, and the keys of ``summary.json`` that fill it."""
@@ -24,24 +24,25 @@ def accuracy_table(summary: Mapping[str, Any]) -> Table:
     """Generic and personal accuracy in percent, before and after realignment, from ``summary.json``."""
     table = Table(title=f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)")
     table.add_column("model")
+    table.add_column("heads")
     for column in COLUMNS:
         table.add_column(column, justify="right")
-    for label, part in accuracy_rows(summary):
-        table.add_row(label, *(_cell(part, keys) for keys in COLUMNS.values()))
+    for model, heads, part in accuracy_rows(summary):
+        table.add_row(model, heads, *(_cell(part, keys) for keys in COLUMNS.values()))
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]
-    note = f"last round; many/medium/few by {rule}; personal: mean over clients"
+    note = f"last round; many/medium/few by {rule}; personal: mean over clients, std and worst tenth"
     table.caption = note + ("; classes absent from a client's training data masked" if mask == "train" else "")
     return table
 
 
-def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float] | None]]:
-    """Label and numbers of each row; None where a method has no such model."""
-    rows = []
-    for view, label in (("global", "generic"), ("personal", "personal")):
-        before = summary["before_realignment"]
+def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float] | None]]:
+    """Model, heads and numbers of each row; None where a method has no such model."""
+    rows: list[tuple[str, str, Mapping[str, float] | None]] = []
+    before = summary["before_realignment"]
+    for view, model in (("global", "generic"), ("personal", "personal")):
         if before:
-            rows.append((f"{label}, before realignment", before[view]))
-        rows.append((f"{label}, realigned" if before else label, summary[view]))
+            rows.append((model, "trained", before[view]))
+        rows.append((model, "realigned" if before else "trained", summary[view]))
     return rows
 
 

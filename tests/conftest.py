@@ -1,0 +1,67 @@
+"""Fixtures that many tests share."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedloge.data import Arrays, FederatedDataModule
+from fedloge.models import SmallCNN
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_random_state():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def reference():
+    """Reads a published reference file, or skips the test where these files are absent."""
+    folder = Path(os.environ.get("FEDLOGE_REFERENCE", ROOT.parent / "shared" / "reference"))
+
+    def read(name):
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            pytest.skip(f"no {name}.json: the published reference files are absent (FEDLOGE_REFERENCE)")
+        return json.loads(path.read_text())
+
+    return read
+
+
+def tiny_source(num_classes=3, per_class=20, test_per_class=6, size=4, seed=0):
+    """Random one-channel images with a brighter corner per class: quick to learn something from."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(count):
+        labels = torch.arange(num_classes).repeat_interleave(count)
+        images = torch.randint(0, 128, (len(labels), 1, size, size), generator=generator)
+        for c in range(num_classes):
+            images[labels == c, 0, c // size, c % size] += 120
+        return images.to(torch.uint8), labels
+
+    return Arrays(*make(per_class), *make(test_per_class), name="tiny")
+
+
+@pytest.fixture
+def make_data():
+    def make(source=None, **options):
+        settings = {"num_clients": 2, "imbalance_factor": 4, "batch_size": 4, "alpha": 1.0} | options
+        return FederatedDataModule(source or tiny_source(), **settings)
+
+    return make
+
+
+@pytest.fixture
+def tiny_net():
+    return SmallCNN((6,), in_channels=1)
