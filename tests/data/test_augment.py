@@ -1,0 +1,48 @@
+import torch
+
+from fedloge.data.augment import augment, normalise, random_crop, random_flip
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+IMAGES = torch.arange(6 * 2 * 5 * 7).remainder(251).to(torch.uint8).view(6, 2, 5, 7)
+
+
+def test_every_crop_is_a_shifted_image_padded_with_zeros():
+    cropped = random_crop(IMAGES, 2, rng())
+    assert cropped.shape == IMAGES.shape
+    padded = torch.nn.functional.pad(IMAGES, (2, 2, 2, 2))
+    for image, whole in zip(cropped, padded, strict=True):
+        shifts = [whole[:, y : y + 5, x : x + 7] for y in range(5) for x in range(5)]
+        assert any(torch.equal(image, shift) for shift in shifts)
+
+
+def test_all_shifts_occur():
+    image = torch.zeros(2000, 1, 3, 3, dtype=torch.uint8)
+    image[:, :, 1, 1] = 1
+    moved = random_crop(image, 1, rng()).flatten(1).argmax(1)
+    assert torch.bincount(moved, minlength=9).min() > 150
+
+
+def test_flip_mirrors_about_half():
+    flipped = random_flip(IMAGES.repeat(100, 1, 1, 1), rng())
+    original = IMAGES.repeat(100, 1, 1, 1)
+    same, mirrored = (flipped == original).flatten(1).all(1), (flipped == original.flip(3)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert 240 < int(mirrored.sum()) < 360
+
+
+def test_generator_decides():
+    assert torch.equal(augment(IMAGES, "crop_flip", rng(1)), augment(IMAGES, "crop_flip", rng(1)))
+    assert not torch.equal(augment(IMAGES, "crop_flip", rng(1)), augment(IMAGES, "crop_flip", rng(2)))
+    assert augment(IMAGES, "none", rng()) is IMAGES
+
+
+def test_normalise_on_paper():
+    """(255/255 - 0.5) / 0.25 = 2 and (0 - 0.5) / 0.25 = -2."""
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    result = normalise(images, (0.5,), (0.25,))
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.flatten(), torch.tensor([-2.0, 2.0]))

@@ -1,0 +1,131 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedloge.data.longtail import long_tail
+from fedloge.data.partition import Partition, local_tests, make_partition
+from fedloge.errors import ConfigError, DataError
+
+PUBLISHED = {  # sha256 of the client x class matrices, training and local test, as JSON
+    (50, 0.5): (
+        "97ef9075c69481f08b7c25cd7e2d23dd80d9494e0db24c98006d20d617ba3f7d",
+        "cad4788e3116be840313867496a32191debb966f96b7222f720479fd28b84406",
+    ),
+    (100, 0.5): (
+        "8501e792bc8bc9f20c2176791f4f0eb6eb6e2633fcdd931d603322d7504145f3",
+        "bf6bba4673a0266307be1a97efa224fb3bd9f18764d7be22404d117154b246f8",
+    ),
+    (50, 1.0): (
+        "8c09ded7975412d4aeb06d8ef7888bbafec0595f61f4dbddba16e1f9f473495a",
+        "99e0562f822b13ce8f0e42936c6f9c1488e48b9f2401fde0aa06c7b009ced731",
+    ),
+    (100, 1.0): (
+        "9ca18f4bdc241ea50702c93de1e15baafe987e6e76de9a5e9cb66dcd9772a125",
+        "75e7964674452a443ff691348f600f80aa37a733489b04b345218c607f0fbb76",
+    ),
+}
+
+
+def published(factor, alpha):
+    train, test = np.repeat(np.arange(10), 5000), np.repeat(np.arange(10), 1000)
+    return split(train, test, factor=factor, scheme="dirichlet_paper", num_clients=40, alpha=alpha, shuffle=0)
+
+
+def split(train, test, *, factor=1.0, shuffle=1, seed=3407, min_samples=1, alpha=0.5, **options):
+    num_classes = int(train.max()) + 1
+    kept = long_tail(train, num_classes, factor, "exponential", shuffle)
+    settings = {"alpha": alpha, "imbalance_factor": factor, "min_samples": min_samples, "seed": seed}
+    return make_partition(train, kept, test, num_classes, **settings, **options)
+
+
+@pytest.mark.parametrize("setting", PUBLISHED)
+def test_published_matrices(setting):
+    partition = published(*setting)
+    hashes = [
+        hashlib.sha256(json.dumps(matrix.tolist()).encode()).hexdigest()
+        for matrix in (partition.train_counts, partition.test_counts)
+    ]
+    assert tuple(hashes) == PUBLISHED[setting]
+
+
+@pytest.mark.parametrize("setting", PUBLISHED)
+def test_published_matrices_entry_by_entry(setting, reference):
+    factor, alpha = setting
+    expected = reference("cifar10_partitions")["partitions"][f"cifar10_IF{factor}_alpha{alpha}_K40"]
+    partition = published(factor, alpha)
+    assert partition.train_counts.tolist() == expected["train_matrix_client_x_class"]
+    assert partition.test_counts.tolist() == expected["local_test_matrix_client_x_class"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    scheme=st.sampled_from(["dirichlet", "iid"]),
+    sizes=st.lists(st.integers(8, 40), min_size=2, max_size=6),
+    num_clients=st.integers(1, 8),
+    alpha=st.sampled_from([1e-300, 1e-3, 0.1, 1.0, 1e6]),
+    min_samples=st.integers(1, 2),
+    seed=st.integers(0, 1000),
+)
+def test_any_split_is_disjoint_complete_and_repeatable(scheme, sizes, num_clients, alpha, min_samples, seed):
+    train, test = np.repeat(np.arange(len(sizes)), sizes), np.repeat(np.arange(len(sizes)), 10)
+    options = {"scheme": scheme, "num_clients": num_clients, "alpha": alpha, "min_samples": min_samples, "seed": seed}
+    partition = split(train, test, **options)
+    assert sorted(np.concatenate(partition.train)) == list(range(len(train)))
+    assert min(len(own) for own in partition.train) >= min_samples
+    assert partition.sha256 == split(train, test, **options).sha256
+    for own, counts in zip(partition.train, partition.train_counts, strict=True):
+        assert np.bincount(train[own], minlength=len(sizes)).tolist() == counts.tolist()
+    for own, counts in zip(partition.test, partition.test_counts, strict=True):
+        assert np.bincount(test[own], minlength=len(sizes)).tolist() == counts.tolist()
+
+
+def test_local_test_counts_on_paper():
+    """20 test images, 12 training images of which client 0 holds all 8 of class 0: ⌊20·8/12⌋ = 13 of 10 there are."""
+    train, test = np.array([0] * 8 + [1] * 4), np.repeat([0, 1], 10)
+    partition = split(train, test, scheme="iid", num_clients=1)
+    assert partition.test_counts.tolist() == [[13, 6]]
+    own = partition.test[0]
+    assert np.bincount(own)[:10].tolist().count(2) == 3  # three images twice, seven once
+    assert set(np.bincount(own)[:10]) == {1, 2}
+
+
+def test_local_tests_have_no_repeats_where_there_are_enough():
+    (own,) = local_tests(np.array([[7, 0]]), np.repeat([0, 1], 10), np.random.default_rng(0))
+    assert len(set(own.tolist())) == len(own) == 7
+
+
+def test_saved_and_loaded(tmp_path):
+    partition = published(50, 1.0)
+    partition.save(tmp_path / "p.json")
+    loaded = Partition.load(tmp_path / "p.json")
+    assert loaded.sha256 == partition.sha256
+    assert (loaded.alpha, loaded.imbalance_factor, loaded.scheme) == (1.0, 50, "dirichlet_paper")
+
+
+def test_changed_files_are_refused(tmp_path):
+    published(50, 1.0).save(tmp_path / "p.json")
+    content = json.loads((tmp_path / "p.json").read_text())
+    content["clients"][0]["train"][0] += 1
+    (tmp_path / "q.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"q\.json.* do not match its sha256"):
+        Partition.load(tmp_path / "q.json")
+    (tmp_path / "r.json").write_text("{}")
+    with pytest.raises(DataError, match="is not a partition"):
+        Partition.load(tmp_path / "r.json")
+    with pytest.raises(DataError, match="is not a partition"):
+        Partition.load(tmp_path / "absent.json")
+
+
+def test_more_clients_than_images():
+    with pytest.raises(ConfigError, match=r"data\.num_clients=9 is too many for 8 training images"):
+        split(np.repeat([0, 1], 4), np.repeat([0, 1], 4), scheme="iid", num_clients=9)
+
+
+def test_the_published_recipe_may_leave_a_client_empty():
+    train = np.repeat([0, 1], 10)
+    with pytest.raises(ConfigError, match=r"data\.scheme='dirichlet_paper' left client \d+ without training images"):
+        split(train, train, scheme="dirichlet_paper", num_clients=15, alpha=0.01)
