@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import Any
 
 _HOME = {
@@ -20,6 +21,8 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``fedloge --help`` does not wait for torch."""
+    if name == "__version__":
+        return metadata.version("fedloge")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'fedloge' has no attribute {name!r}")

@@ -131,7 +131,8 @@ def _one_line(message: str) -> str:
     if mismatch:
         keys = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
         return f"{keys}={mismatch[2]} is not of the expected type, {mismatch[1].replace('typing.', '')}."
-    first = re.split(r"\s*Given value type:|\s*Subtypes:", message)[0]
+    message = re.sub(r"(?s)Does not validate against any of the Union.*?Errors:\s*- ", "", message)
+    first = re.split(r"\s*- Expected a <class 'NoneType'>|\s*Given value type:", message)[0]
     return re.sub(r"\s*\n\s*", " ", first).strip()
 
 

@@ -15,7 +15,6 @@ COLUMNS = {
     "few": ("acc_few",),
     "std": ("acc_std",),
     "worst": ("acc_worst_decile",),
-    "macro F1": ("macro_f1",),
 }
 """Column of the table, and the keys of ``summary.json`` that fill it."""
 
@@ -23,10 +22,10 @@ COLUMNS = {
 def accuracy_table(summary: Mapping[str, Any]) -> Table:
     """Generic and personal accuracy in percent, before and after realignment, from ``summary.json``."""
     table = Table(title=f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)")
-    table.add_column("model")
-    table.add_column("heads")
+    table.add_column("model", no_wrap=True)
+    table.add_column("heads", no_wrap=True)
     for column in COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for model, heads, part in accuracy_rows(summary):
         table.add_row(model, heads, *(_cell(part, keys) for keys in COLUMNS.values()))
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]

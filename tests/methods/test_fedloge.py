@@ -1,0 +1,197 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fedloge.errors import ConfigError
+from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
+from fedloge.methods import FedLoGe
+from fedloge.models import SmallCNN
+from fedloge.state import ClientStore, FederatedState
+
+
+@pytest.fixture
+def data(make_data):
+    module = make_data(num_clients=3)
+    module.setup()
+    return module
+
+
+def make(**options):
+    torch.manual_seed(0)
+    method = FedLoGe(SmallCNN((6,), in_channels=1), 3, gamma=1.0, beta=0.3, **options)
+    method.prepare(torch.Generator().manual_seed(1))
+    return method
+
+
+def start(method, num_clients=3):
+    seeded = lambda k: method.initial_personal(torch.Generator().manual_seed(k))  # noqa: E731
+    return FederatedState(0, method.shared_state(), ClientStore(num_clients, seeded))
+
+
+def train(method, data, state, cohort=(0, 1, 2), phases=None):
+    executor = SerialExecutor(method, data, LocalSettings(seed=0))
+    tasks = [ClientTask(k, state.round + 1, phases or method.phases(2)) for k in cohort]
+    results = list(executor.run(state.shared, state.clients, tasks))
+    for result in results:
+        state.clients[result.update.client] = result.personal
+    return state.with_shared(method.aggregate(result.update for result in results)), results
+
+
+def test_kinds_of_state():
+    shared = make().shared_state()
+    assert {name.partition(".")[0] for name in shared.tensors} == {"backbone", "psi"}
+    assert set(shared.fixed) == {"sse.weight", "realigned"}
+    assert set(make().personal_entries()) == {"phi.weight", "phi.bias"}
+
+
+def test_phi_is_never_in_an_update(data):
+    method = make()
+    _, results = train(method, data, start(method))
+    for result in results:
+        assert not any("phi" in name or "sse" in name for name in result.update.tensors)
+
+
+def test_sse_c_is_byte_identical_after_training(data):
+    method = make(sse_bias=True)
+    state = start(method)
+    state, _ = train(method, data, state)
+    assert torch.equal(method.sse.weight, state.shared.fixed["sse.weight"])
+    assert torch.equal(method.sse.bias, state.shared.fixed["sse.bias"])
+    assert float(method.sse.bias.abs().max()) <= 6**-0.5
+
+
+def test_theta_does_not_feel_the_heads(data):
+    """With the heads' learning rate at 0 the body takes the same course to the bit."""
+    ends = [train(method := make(head_lr=rate), data, start(method))[0] for rate in (None, 0.0)]
+    for name, tensor in ends[0].shared.tensors.items():
+        assert torch.equal(tensor, ends[1].shared.tensors[name]) == name.startswith("backbone."), name
+
+
+def test_a_step_is_the_three_steps_of_the_paper(data):
+    """One optimiser on the sum of detached losses equals three optimisers in turn on the features before θ's step."""
+    method = make()
+    state = start(method)
+    twin = copy.deepcopy(method)
+    twin.load(state.shared, state.clients[0])
+    optimizers = [
+        torch.optim.SGD(part.parameters(), lr=0.03, momentum=0.5) for part in (twin.backbone, twin.psi, twin.phi)
+    ]
+    loader = data.client_loader(0, seed=0, round=1)
+    for _ in range(2):
+        for images, labels in loader:
+            h = twin.backbone(images)
+            detached = h.detach()
+            for head, optimizer in zip((twin.sse, twin.psi, twin.phi), optimizers, strict=True):
+                optimizer.zero_grad()
+                functional.cross_entropy(head(h if head is twin.sse else detached), labels).backward()
+                optimizer.step()
+    _, (result,) = train(method, data, state, cohort=(0,))
+    for name, tensor in {**result.update.tensors, **result.personal}.items():
+        assert torch.equal(tensor, twin.state_dict()[name]), name
+
+
+def test_a_client_that_is_not_sampled_keeps_its_state(data):
+    method = make()
+    state = start(method)
+    train(method, data, state)
+    kept, moved = (copy.deepcopy(state.clients[k]) for k in (1, 0))
+    train(method, data, state, cohort=(0, 2))
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state.clients[1].items())
+    assert not torch.equal(moved["phi.weight"], state.clients[0]["phi.weight"])
+
+
+def test_clients_start_with_heads_of_their_own():
+    method = make()
+    state = start(method)
+    assert not torch.equal(state.clients[0]["phi.weight"], state.clients[1]["phi.weight"])
+    assert torch.equal(state.clients[0]["phi.weight"], state.clients[0]["phi.weight"])
+    wide = FedLoGe(SmallCNN((512,), in_channels=1), 10)
+    norms = wide.initial_personal(torch.Generator())["phi.weight"].norm(dim=1)
+    torch.testing.assert_close(norms, torch.full((10,), 0.58), atol=0.05, rtol=0)
+
+
+def logits(method, state, view, client=0):
+    method.load(state.shared, state.clients[client])
+    return method.logits(FEATURES, view)
+
+
+FEATURES = torch.randn(20, 6)
+
+
+def test_before_realignment_the_generic_model_is_sse_c(data):
+    method = make()
+    state, _ = train(method, data, start(method))
+    expected = FEATURES @ state.shared.fixed["sse.weight"].T
+    assert torch.equal(logits(method, state, "global"), expected)
+
+
+@pytest.mark.parametrize("bias", ["keep", "drop"])
+def test_generic_model_after_ga_fr(data, bias):
+    method = make(ga_scale=2.0, ga_bias=bias)
+    state, _ = train(method, data, start(method))
+    psi, b = (state.shared.tensors[f"psi.{name}"] for name in ("weight", "bias"))
+    expected = FEATURES @ (2 * functional.normalize(psi)).T + (b if bias == "keep" else 0)
+    torch.testing.assert_close(logits(method, method.finalize(state), "global"), expected)
+
+
+@pytest.mark.parametrize("rule", ["la", "phi+la", "la+psi", "phi+psi"])
+@pytest.mark.parametrize("source", ["raw", "unit"])
+def test_rules_of_the_personal_model(data, rule, source):
+    method = make(pm_rule=rule, la_source=source)
+    state, _ = train(method, data, start(method))
+    psi, psi_bias = state.shared.tensors["psi.weight"], state.shared.tensors["psi.bias"]
+    phi, phi_bias = state.clients[1]["phi.weight"], state.clients[1]["phi.bias"]
+    direction = functional.normalize(psi) if source == "unit" else psi
+    heads = {
+        "psi": FEATURES @ psi.T + psi_bias,
+        "phi": FEATURES @ phi.T + phi_bias,
+        "la": FEATURES @ (direction * phi.norm(dim=1, keepdim=True)).T + psi_bias,
+    }
+    after = logits(method, method.finalize(state), "personal", client=1)
+    torch.testing.assert_close(after, sum(heads[part] for part in rule.split("+")))
+    before = logits(method, state, "personal", client=1)
+    torch.testing.assert_close(before, heads["phi"] + (heads["psi"] if "psi" in rule else 0))
+
+
+def test_realignment_leaves_the_trained_state_as_it_is(data):
+    method = make()
+    state, _ = train(method, data, start(method))
+    before = copy.deepcopy((dict(state.shared.tensors), [dict(own) for own in state.clients]))
+    method.finalize(state)
+    assert all(torch.equal(before[0][name], tensor) for name, tensor in state.shared.tensors.items())
+    for old, new in zip(before[1], state.clients, strict=True):
+        assert all(torch.equal(old[name], tensor) for name, tensor in new.items())
+    assert not bool(state.shared.fixed["realigned"])
+
+
+def test_finetuning_moves_the_personal_head_alone(data):
+    method = make(finetune_epochs=2)
+    state, _ = train(method, data, start(method))
+
+    def on_clients(from_state, phases):
+        after, _ = train(method, data, from_state, phases=phases)
+        for name, tensor in from_state.shared.tensors.items():
+            assert torch.equal(tensor, after.shared.tensors[name]), name
+        return after.clients
+
+    plain, tuned = method.finalize(state), method.finalize(state, on_clients)
+    for client in range(3):
+        assert not torch.equal(plain.clients[client]["phi.weight"], tuned.clients[client]["phi.weight"])
+
+
+def test_finetune_lr_zero_changes_nothing(data):
+    method = make(finetune_epochs=1, finetune_lr=0.0)
+    state, _ = train(method, data, start(method))
+    tuned = method.finalize(state, lambda s, phases: train(method, data, s, phases=phases)[0].clients)
+    for plain, own in zip(method.finalize(state).clients, tuned.clients, strict=True):
+        assert torch.equal(plain["phi.weight"], own["phi.weight"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("beta", 1.0), ("gamma", 0.0), ("ga_scale", 0.0), ("finetune_epochs", -1), ("head_lr", -1.0)]
+)
+def test_bad_values_name_the_option(option, value):
+    with pytest.raises(ConfigError, match=rf"model\.{option}="):
+        FedLoGe(SmallCNN((6,), in_channels=1), 3, **({"beta": 0.3} | {option: value}))

@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn
+
+from fedloge.errors import ConfigError
+from fedloge.models import CifarResNet, FixedLinear, ResNet, SmallCNN
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dim"),
+    [
+        (ResNet(18), 512),
+        (ResNet(50, stem="imagenet"), 2048),
+        (ResNet(18, in_channels=1), 512),
+        (CifarResNet(20), 64),
+        (CifarResNet(8, width=4, in_channels=1), 16),
+        (SmallCNN((8, 12), in_channels=1), 12),
+    ],
+)
+def test_features(backbone, dim):
+    assert backbone.out_features == dim
+    assert backbone(torch.rand(2, backbone.in_channels, 32, 32)).shape == (2, dim)
+
+
+def test_cifar_stem_keeps_the_resolution():
+    net = ResNet(18).net
+    assert net.conv1.kernel_size == (3, 3)
+    assert isinstance(net.maxpool, nn.Identity)
+
+
+def test_published_sizes():
+    """ResNet-20 has 0.27 M parameters (He et al., table 6), ResNet-18 with the CIFAR stem 11.17 M without its head."""
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (CifarResNet(20), ResNet(18))]
+    assert sizes[0] == pytest.approx(0.27e6, rel=0.02)
+    assert sizes[1] == 11_168_832
+
+
+def test_a_fixed_head_has_no_parameters():
+    assert list(FixedLinear(4, 3, bias=True).parameters()) == []
+
+
+def test_bad_shapes_name_the_option():
+    with pytest.raises(ConfigError, match=r"backbone\.depth=9"):
+        CifarResNet(9)
+    with pytest.raises(ConfigError, match=r"backbone\.depth=19"):
+        ResNet(19)
+    with pytest.raises(ConfigError, match=r"backbone\.channels="):
+        SmallCNN(())
