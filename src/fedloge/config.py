@@ -105,8 +105,10 @@ def build(args: Sequence[str]) -> FedlogeCLI:
             return FedlogeCLI(args)
     except ArgumentError as error:
         raise FedlogeError(_one_line(str(error))) from error
-    except (TypeError, ValueError) as error:
-        raise _own_error(error) or error from None
+    except ValueError as error:  # jsonargparse's, around a FedlogeError that a class raised
+        if "Does not validate" not in str(error):
+            raise
+        raise FedlogeError(_one_line(str(error))) from error
 
 
 def _refuse_lost_overrides(args: Sequence[str]) -> None:
@@ -119,6 +121,7 @@ def _refuse_lost_overrides(args: Sequence[str]) -> None:
 
 def _one_line(message: str) -> str:
     """jsonargparse's message as one line: what was wrong, and the closest valid name."""
+    message, whole = _of_the_union(message), message
     unknown = re.search(r"(?:[Oo]ption|[Kk]ey) '([\w.]+)' is not (?:accepted|expected)", message)
     unknown = unknown or re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message)
     unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
@@ -127,20 +130,21 @@ def _one_line(message: str) -> str:
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing:
         return f"there is no class {missing[1]!r}.{_closest(missing[1], CLASSES)} A class of your own is module.Class."
+    keys = ".".join(re.findall(r'Parser key "([\w.]+)"', whole))
     mismatch = re.search(r"Expected an? (.+)\. Got value: (.*)", message)
     if mismatch:
-        keys = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
         return f"{keys}={mismatch[2]} is not of the expected type, {mismatch[1].replace('typing.', '')}."
-    message = re.sub(r"(?s)Does not validate against any of the Union.*?Errors:\s*- ", "", message)
-    first = re.split(r"\s*- Expected a <class 'NoneType'>|\s*Given value type:", message)[0]
-    return re.sub(r"\s*\n\s*", " ", first).strip()
+    problem = re.sub(r"\s*\n\s*", " ", re.split(r'Parser key "[\w.]+":', message)[-1]).strip()
+    return f"{keys}: {problem}" if keys else problem
 
 
-def _own_error(error: BaseException | None) -> FedlogeError | None:
-    """The FedlogeError that a class raised while jsonargparse was making it, if there is one."""
-    while error is not None and not isinstance(error, FedlogeError):
-        error = error.__cause__ or error.__context__
-    return error
+def _of_the_union(message: str) -> str:
+    """jsonargparse takes `model` for "a Method or nothing": of its two complaints, the one about the Method."""
+    if "Does not validate against any of the Union" not in message or "Errors:" not in message:
+        return message
+    complaints = re.split(r"\n\s*Given value type:", message.partition("Errors:")[2])[0]
+    told = [part for part in re.split(r"\n\s*- ", complaints) if part.strip() and "'NoneType'" not in part]
+    return told[0] if told else message
 
 
 def _closest(name: str, valid: Sequence[str]) -> str:

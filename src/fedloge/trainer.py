@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import RunFolder, class_rows, client_rows

@@ -138,7 +138,7 @@ BAD = {
     "--trainer.participation=1.1": "trainer.participation=1.1 must lie in (0, 1]",
     "--data.num_clients=1000": "data.num_clients=1000 is too many for 477 training images",
     "--trainer.rounds=abc": "trainer.rounds=abc is not of the expected type",
-    "--model.sse_solver=foo": "model.sse_solver=foo is not of the expected type, Literal['alternating', 'adam']",
+    "--model.sse_solver=foo": "model.sse_solver",
     "--model=FedNope": "no class 'FedNope'",
     "--data.source=Digit": "no class 'Digit'. Did you mean 'Digits'?",
     "--trainer.accelerator=cuda": "trainer.accelerator='cuda' cannot be used",
