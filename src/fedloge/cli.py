@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedloge: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fedloge: interrupted", file=sys.stderr)
+        print("fedloge: interrupted; the run folder keeps what was saved until then", file=sys.stderr)
         return 130
 
 

@@ -1,6 +1,8 @@
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,19 @@ def test_help_and_version_do_not_import_torch():
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert f"fedloge {fedloge.__version__}" in done.stdout
+
+
+def test_an_interrupt_ends_with_130_and_keeps_the_checkpoint(tmp_path):
+    options = ["--trainer.rounds=10000", "--trainer.checkpoint_every=1", f"--trainer.run_dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedloge", *QUICKSTART, *options], stderr=subprocess.PIPE, text=True
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / "last" / "state.json"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "fedloge: interrupted; the run folder keeps what was saved until then\n"
+    assert fedloge.load_run(tmp_path / "run").state("last").round >= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def train_client(
                 continue
             method.begin_phase(phase)
             loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
-            with quiet_lightning():
+            with quiet_lightning(), _interrupts_as_usual():
                 local_trainer(settings, phase.epochs).fit(method, loader)
     return _result(method, client)
 
@@ -126,6 +127,18 @@ def _isolated_random_state(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _interrupts_as_usual() -> Iterator[None]:
+    """Ctrl-C in a fit makes Lightning ignore all further ones and leave with SystemExit; undo both."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
+
+
+@contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep a Trainer's own messages out of the terminal: four lines per local fit would drown the run's."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
@@ -135,6 +148,8 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # A client's loader is a plain iterable: advice about DataLoader workers does not apply to it.
         warnings.filterwarnings("ignore", module="lightning.*")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
