@@ -64,8 +64,13 @@ class RunFolder:
                 "--trainer.overwrite=true to replace it."
             )
 
-    def create(self, overwrite: bool) -> None:
-        """Make the folder, empty; an older run goes only now, when everything else has been checked."""
+    def create(self, overwrite: bool, about: Row) -> None:
+        """Make the folder, empty; an older run goes only now, when everything else has been checked.
+
+        Args:
+            overwrite: Replace an older run.
+            about: Goes into ``environment.json`` beside versions and machine.
+        """
         self.check_free(overwrite)
         try:
             if self.path.is_dir():
@@ -73,7 +78,7 @@ class RunFolder:
             self.path.mkdir(parents=True)
         except OSError as error:
             raise RunError(f"trainer.run_dir={str(self.path)!r} cannot be written: {error.strerror}.") from error
-        self.write_json(MARKER, environment())
+        self.write_json(MARKER, {**environment(), **about})
 
     def require(self) -> RunFolder:
         """Raise a RunError unless the folder is a run; returns itself."""
@@ -169,7 +174,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, threads and git commit, for ``environment.json``."""
+    """Versions, machine, threads, git commit and command, for ``environment.json``."""
     packages = ("fedloge", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
     return {
         "python": platform.python_version(),

@@ -134,7 +134,7 @@ def realign_run(
     if run.method.finalize(state) is state:
         raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
     run.attach()
-    target.create(overwrite=False)
+    target.create(overwrite=False, about=run.trainer.about())
     run.trainer.folder = target
     SaveConfig(run.cli.resolved()).on_run_start(run.trainer)
     shutil.copy(source.path / "partition.json", target.path)

@@ -130,7 +130,7 @@ class FederatedTrainer(Trainer):
         self.folder = RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")
         self.folder.check_free(self.overwrite)
         state = self.start(method, data)
-        self.folder.create(self.overwrite)
+        self.folder.create(self.overwrite, self.about())
         data.partition.save(self.folder.path / "partition.json")
         self._tell("on_run_start")
         began = time.perf_counter()
@@ -149,6 +149,10 @@ class FederatedTrainer(Trainer):
             data.num_clients, lambda k: method.initial_personal(generator(self.seed, 0, k, Stream.PERSONAL))
         )
         return FederatedState(0, method.shared_state(), clients)
+
+    def about(self) -> dict[str, Any]:
+        """What ``environment.json`` says of the trainer."""
+        return {"seed": self.seed, "device": str(self.strategy.root_device)}
 
     def attach(self, method: Method, data: FederatedDataModule) -> None:
         """Make the executor and the evaluator for a method and its data."""

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning import Trainer
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 import fedloge
 from fedloge.cli import main
@@ -113,6 +116,9 @@ def test_loaded_models_predict(quickstart):
     torch.testing.assert_close(probabilities.sum(1), torch.ones(400))
     accuracy = (probabilities.argmax(1) == run.data.test_labels).double().mean()
     assert float(accuracy) == pytest.approx(run.summary["global"]["acc"])
+    batches = DataLoader(TensorDataset(images), batch_size=100)
+    lightly = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False).predict(run.generic(), batches)
+    torch.testing.assert_close(torch.cat(lightly), probabilities)
     own = run.data.client_test_indices(3)
     correct = run.personal(3).predict_step(images[own].float() / 255).argmax(1) == run.data.test_labels[own]
     scores = [row for row in run.folder.rows("per_client.csv") if (row["client"], row["view"]) == ("3", "personal")]
@@ -190,6 +196,30 @@ def test_dataset_that_is_missing(capsys, tmp_path):
     error = fail(capsys, "fit", "--config", config, *options)
     assert "download is off" in error
     assert str(tmp_path) in error
+
+
+def test_bad_folders_get_one_line(capsys, folder, tmp_path):
+    config = ["fit", "--config", str(ROOT / "configs" / "cifar10_lt" / "small.yaml")]
+    where = [f"--data.source.init_args.root={tmp_path / 'copy'}", f"--trainer.run_dir={tmp_path / 'run'}"]
+    assert "no folder" in fail(capsys, *config, *where)
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "train" / "class3" / "0.png").write_bytes(b"nonsense")
+    assert "0.png' is not an image" in fail(capsys, *config, *where)
+    shutil.rmtree(tmp_path / "copy" / "train" / "class4")
+    assert "only in test ['class4']" in fail(capsys, *config, *where)
+    for part in ("train", "test"):
+        for c in range(1, 10):
+            shutil.rmtree(tmp_path / "copy" / part / f"class{c}", ignore_errors=True)
+    assert "has 1 class folder" in fail(capsys, *config, *where)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_the_options(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--trainer.rounds", "--data.alpha", "--model", "--config"))
 
 
 def test_no_noise_on_the_real_command_line(tmp_path):
