@@ -15,8 +15,8 @@ from fedloge.errors import ConfigError, RunError
 from fedloge.methods.base import Method, View
 from fedloge.predictor import Predictor
 from fedloge.state import FederatedState
-from fedloge.summary import summarize
-from fedloge.trainer import FederatedTrainer, Result
+from fedloge.summary import Result
+from fedloge.trainer import FederatedTrainer
 
 
 class Run:
@@ -107,8 +107,7 @@ def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     final = run.state("final")
     after = run.trainer.evaluator.evaluate(final)
     before = run.trainer.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
-    result = Result(final, before, after)
-    return summarize(run.trainer, result, run.folder.rows("metrics.csv"), old["seconds"])
+    return run.trainer.summarize(Result(final, before, after), old["seconds"])
 
 
 def realign_run(

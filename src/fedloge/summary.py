@@ -1,51 +1,56 @@
-"""The content of ``summary.json``."""
+"""What comes out of a run: the final evaluation, and the numbers of ``summary.json``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from fedloge.trainer import FederatedTrainer, Result
+from fedloge.evaluation.evaluator import Evaluation
+from fedloge.state import FederatedState
 
 HEADLINES = {"global": "global/acc", "personal": "personal/acc_mean"}
 """The number of each view that stands for it, a column of ``metrics.csv``."""
 
 
-def summarize(
-    trainer: FederatedTrainer, result: Result, rows: Sequence[Mapping[str, str]], seconds: float
-) -> dict[str, Any]:
-    """The headline numbers (last round, realigned), the mean of the last ten evaluations and the labelled best.
+@dataclass(frozen=True)
+class Result:
+    """The final models of a state, and the test results before and after realignment (the same where there is none)."""
+
+    final: FederatedState
+    before: Evaluation
+    after: Evaluation
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """By the suffix of the view in the tables: the headline without one."""
+        return {"": self.after} if self.after is self.before else {"": self.after, "_before": self.before}
+
+    def scalars(self) -> dict[str, float]:
+        """The headline numbers, and where there is a realignment those from before it."""
+        before = {} if self.after is self.before else self.before.scalars("before_realignment/")
+        return {**self.after.scalars(), **before}
+
+
+def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The headline numbers (last round, realigned), those before, the mean of the last ten evaluations and the best.
 
     Args:
-        trainer: The trainer that ran.
         result: The final evaluation.
         rows: ``metrics.csv``.
-        seconds: Wall time of the run.
     """
-    data, method = trainer.data, trainer.method
     realigned = result.after is not result.before
     return {
-        "method": type(method).__name__,
-        "dataset": data.source.name,
-        "rounds": result.final.round,
-        "seed": trainer.seed,
-        "global": result.after.generic() or None,
-        "personal": result.after.personal() or None,
-        "before_realignment": {
-            "global": result.before.generic() or None,
-            "personal": result.before.personal() or None,
-        }
-        if realigned
-        else None,
+        **_views(result.after),
+        "before_realignment": _views(result.before) if realigned else None,
         "last10": {view: _last(rows, column) for view, column in HEADLINES.items()},
         "best": {view: _best(rows, column) for view, column in HEADLINES.items()},
-        "shots": {"rule": trainer.shot_rule, "groups": list(result.after.groups)},
-        "mask_absent": trainer.mask_absent,
-        "partition_sha256": data.partition.sha256,
-        "seconds": round(seconds, 3),
     }
+
+
+def _views(evaluation: Evaluation) -> dict[str, Any]:
+    """Both models; None for one that the method does not have."""
+    return {"global": evaluation.generic() or None, "personal": evaluation.personal() or None}
 
 
 def _column(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,7 @@ from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import RunFolder, class_rows, client_rows
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError
-from fedloge.evaluation.evaluator import Evaluation, Evaluator, MaskAbsent
+from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientResult, ClientTask, LocalSettings, SerialExecutor
 from fedloge.executors.base import quiet_lightning
@@ -25,7 +24,7 @@ from fedloge.methods.base import Method, Phase
 from fedloge.sampling import sample_cohort
 from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
-from fedloge.summary import summarize
+from fedloge.summary import Result, summarize
 
 
 class FederatedTrainer(Trainer):
@@ -208,10 +207,26 @@ class FederatedTrainer(Trainer):
         result = self._final or self.evaluate(state, train=True)
         self._write_tables(state.round, result)
         self._save("final", result.final)
-        summary = summarize(self, result, self.folder.rows("metrics.csv"), seconds)
+        summary = self.summarize(result, seconds)
         self.folder.write_json("summary.json", summary)
         self._tell("on_run_end", summary)
         return summary
+
+    def summarize(self, result: Result, seconds: float) -> dict[str, Any]:
+        """The content of ``summary.json``."""
+        about = {
+            "method": type(self.method).__name__,
+            "dataset": self.data.source.name,
+            "rounds": result.final.round,
+            "seed": self.seed,
+        }
+        protocol = {
+            "shots": {"rule": self.shot_rule, "groups": list(self.evaluator.groups)},
+            "mask_absent": self.mask_absent,
+            "partition_sha256": self.data.partition.sha256,
+            "seconds": round(seconds, 3),
+        }
+        return {**about, **summarize(result, self.folder.rows("metrics.csv")), **protocol}
 
     def _train_all(self, state: FederatedState, phases: Sequence[Phase]) -> ClientStore:
         tasks = [ClientTask(client, state.round + 1, phases) for client in range(self.data.num_clients)]
@@ -251,24 +266,6 @@ class FederatedTrainer(Trainer):
         for callback in self.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FederatedCallback):
                 getattr(callback, hook)(self, *arguments)
-
-
-@dataclass(frozen=True)
-class Result:
-    """The final models of a state, and the test results before and after realignment (the same where there is none)."""
-
-    final: FederatedState
-    before: Evaluation
-    after: Evaluation
-
-    def evaluations(self) -> dict[str, Evaluation]:
-        """By the suffix of the view in the tables: the headline without one."""
-        return {"": self.after} if self.after is self.before else {"": self.after, "_before": self.before}
-
-    def scalars(self) -> dict[str, float]:
-        """The headline numbers, and where there is a realignment those from before it."""
-        before = {} if self.after is self.before else self.before.scalars("before_realignment/")
-        return {**self.after.scalars(), **before}
 
 
 class Traffic:
