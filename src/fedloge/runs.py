@@ -11,10 +11,11 @@ from typing import Any
 from fedloge.checkpoint import RunFolder
 from fedloge.config import FedlogeCLI, SaveConfig, build
 from fedloge.data.datamodule import FederatedDataModule
+from fedloge.data.partition import Partition
 from fedloge.errors import ConfigError, RunError
 from fedloge.methods.base import Method, View
 from fedloge.predictor import Predictor
-from fedloge.state import FederatedState
+from fedloge.state import FederatedState, Tensors
 from fedloge.summary import Result
 from fedloge.trainer import FederatedTrainer
 
@@ -65,9 +66,13 @@ class Run:
         if not 0 <= client < len(state.clients):
             raise RunError(f"client={client} does not exist: the run has clients 0 to {len(state.clients) - 1}.")
         method = copy.deepcopy(self.method)
-        method.load(state.shared, state.clients[client])
+        method.load(state.shared, self._generic_personal(state) if view == "global" else state.clients[client])
         source = self.data.source
         return Predictor(method, view, source.mean, source.std, source.class_names)
+
+    def _generic_personal(self, state: FederatedState) -> Tensors:
+        sizes = [len(own) for own in Partition.load(self.folder.path / "partition.json").train]
+        return self.method.generic_personal(state.clients, sizes)
 
     def attach(self) -> None:
         """Load the data, for evaluation or further training."""

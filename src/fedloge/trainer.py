@@ -144,10 +144,7 @@ class FederatedTrainer(Trainer):
         check_fit(method, data)
         self.attach(method, data)
         method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
-        clients = ClientStore(
-            data.num_clients, lambda k: method.initial_personal(generator(self.seed, 0, k, Stream.PERSONAL))
-        )
-        return FederatedState(0, method.shared_state(), clients)
+        return method.initial_state(data.num_clients, lambda k: generator(self.seed, 0, k, Stream.PERSONAL))
 
     def about(self) -> dict[str, Any]:
         """What ``environment.json`` says of the trainer."""

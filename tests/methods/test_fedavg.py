@@ -8,7 +8,7 @@ from torch.nn import functional
 from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
 from fedloge.methods import FedAvg, Method, Phase
 from fedloge.models import Backbone
-from fedloge.state import ClientStore, FederatedState
+from fedloge.state import FederatedState
 
 
 def run_round(method, data, state, number=1, cohort=None, epochs=2, seed=0):
@@ -24,9 +24,7 @@ def run_round(method, data, state, number=1, cohort=None, epochs=2, seed=0):
 
 
 def initial(method, num_clients):
-    return FederatedState(
-        0, method.shared_state(), ClientStore(num_clients, lambda k: method.initial_personal(torch.Generator()))
-    )
+    return method.initial_state(num_clients, lambda client: torch.Generator().manual_seed(client))
 
 
 class Identity(Backbone):

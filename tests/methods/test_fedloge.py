@@ -8,7 +8,6 @@ from fedloge.errors import ConfigError
 from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
 from fedloge.methods import FedLoGe
 from fedloge.models import SmallCNN
-from fedloge.state import ClientStore, FederatedState
 
 
 @pytest.fixture
@@ -26,8 +25,7 @@ def make(**options):
 
 
 def start(method, num_clients=3):
-    seeded = lambda k: method.initial_personal(torch.Generator().manual_seed(k))  # noqa: E731
-    return FederatedState(0, method.shared_state(), ClientStore(num_clients, seeded))
+    return method.initial_state(num_clients, lambda client: torch.Generator().manual_seed(client))
 
 
 def train(method, data, state, cohort=(0, 1, 2), phases=None):
@@ -108,7 +106,7 @@ def test_clients_start_with_heads_of_their_own():
     assert not torch.equal(state.clients[0]["phi.weight"], state.clients[1]["phi.weight"])
     assert torch.equal(state.clients[0]["phi.weight"], state.clients[0]["phi.weight"])
     wide = FedLoGe(SmallCNN((512,), in_channels=1), 10)
-    norms = wide.initial_personal(torch.Generator())["phi.weight"].norm(dim=1)
+    norms = wide.initial_personal({}, torch.Generator())["phi.weight"].norm(dim=1)
     torch.testing.assert_close(norms, torch.full((10,), 0.58), atol=0.05, rtol=0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedloge.evaluation import metrics
 from fedloge.evaluation.shots import SHOTS, ShotRule, shots
-from fedloge.methods.base import Method
+from fedloge.methods.base import Method, View
 from fedloge.state import FederatedState
 
 MaskAbsent = Literal["off", "train"]
@@ -145,8 +145,11 @@ class Evaluator:
         self.method.to(self.device).eval()
         generic, personal, scores = None, None, []
         if "global" in self.method.views:
-            self.method.load(state.shared, state.clients[0])
-            generic = self._confusion(self.method.logits(self._shared_features(state), "global"), slice(None))
+            sizes = [sum(self.data.client_counts(client)) for client in range(self.num_clients)]
+            self.method.load(state.shared, self.method.generic_personal(state.clients, sizes))
+            shared = self.method.shares_features()
+            features = self._shared_features(state) if shared else self._compute_features("global")
+            generic = self._confusion(self.method.logits(features, "global"), slice(None))
         if "personal" in self.method.views:
             for client, matrix in self._client_confusions(state):
                 personal = matrix if personal is None else personal + matrix
@@ -154,14 +157,13 @@ class Evaluator:
         return Evaluation(generic, personal, tuple(scores), self.groups)
 
     def _client_confusions(self, state: FederatedState) -> Iterator[tuple[int, Tensor]]:
-        shared_backbone = self.method.backbone_is_shared()
-        features = self._shared_features(state) if shared_backbone else None
+        features = self._shared_features(state) if self.method.shares_features() else None
         for client in range(self.num_clients):
             indices = self.data.client_test_indices(client).to(self.device)
             if len(indices) == 0:
                 continue
             self.method.load(state.shared, state.clients[client])
-            own = self._compute_features(indices) if features is None else features[indices]
+            own = self._compute_features("personal", indices) if features is None else features[indices]
             logits = self.method.logits(own, "personal")
             if self.mask_absent == "train":
                 absent = torch.tensor(self.data.client_counts(client), device=self.device) == 0
@@ -173,12 +175,12 @@ class Evaluator:
         body = [tensor for name, tensor in state.shared.tensors.items() if name.startswith("backbone.")]
         if self._features is None or not _same(self._features[0], body):
             self.method.load(state.shared, {})
-            self._features = (body, self._compute_features())
+            self._features = (body, self._compute_features("global"))
         return self._features[1]
 
-    def _compute_features(self, indices: Tensor | None = None) -> Tensor:
+    def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
         batches = self.data.test_batches(indices, self.device)
-        return torch.cat([self.method.features(images) for images, _ in batches])
+        return torch.cat([self.method.features(images, view) for images, _ in batches])
 
     def _confusion(self, logits: Tensor, indices: Any) -> Tensor:
         labels = self.data.test_labels.to(self.device)[indices]

@@ -122,9 +122,22 @@ class Method(LightningModule):
     def prepare(self, generator: torch.Generator) -> None:
         """Make on the server, once before the first round, what the method needs (SSE-C for FedLoGe)."""
 
-    def initial_personal(self, generator: torch.Generator) -> Tensors:
-        """Personal state of a client before its first round; by default the same for all clients."""
-        return {name: tensor.clone() for name, tensor in self.personal_entries().items()}
+    def initial_personal(self, template: Tensors, generator: torch.Generator) -> Tensors:
+        """Personal state of a client before its first round; by default the same for all clients.
+
+        Args:
+            template: The personal entries as the module was constructed.
+            generator: Of this client alone.
+        """
+        return template
+
+    def generic_personal(self, clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
+        """What stands in the generic model where a client's personal entries would be; by default nothing.
+
+        A method whose generic model needs them (FedBN, FedRep) averages its clients' for testing. The average is never
+        broadcast.
+        """
+        return {}
 
     def phases(self, local_epochs: int) -> Sequence[Phase]:
         """The parts of a round's local training, in order."""
@@ -142,10 +155,14 @@ class Method(LightningModule):
         """New shared entries from the updates of a round, in client order."""
         return weighted_mean(updates)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Features [n, d] that :meth:`logits` takes; evaluation computes them once for all heads."""
+    def features(self, images: Tensor, view: View = "global") -> Tensor:
+        """Features [n, d] that :meth:`logits` takes; evaluation computes them once where all views share them."""
         features: Tensor = self.backbone(images)
         return features
+
+    def shares_features(self) -> bool:
+        """Whether one backbone serves all models, so that evaluation needs one pass for all of them."""
+        return not any(_within(name, "backbone") for name in self.personal_entries())
 
     def logits(self, features: Tensor, view: View) -> Tensor:
         """Class scores [n, C] of the generic model, or of the client whose personal state is loaded."""
@@ -161,6 +178,10 @@ class Method(LightningModule):
         return state
 
     # Local training ----------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Take the received weights to where the module is."""
+        self.anchor = {name: tensor.to(self.device) for name, tensor in self.anchor.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the phase's only optimiser on the sum of the local losses."""
@@ -213,6 +234,17 @@ class Method(LightningModule):
 
     # State -------------------------------------------------------------------------------------------------
 
+    def initial_state(self, num_clients: int, generator: Callable[[int], torch.Generator]) -> FederatedState:
+        """The state before the first round, from the module as it is now.
+
+        Args:
+            num_clients: K.
+            generator: Gives each client's own.
+        """
+        template = {name: tensor.clone() for name, tensor in self.personal_entries().items()}
+        clients = ClientStore(num_clients, lambda client: self.initial_personal(template, generator(client)))
+        return FederatedState(0, self.shared_state(), clients)
+
     def shared_state(self) -> SharedState:
         """Copies of the shared and fixed entries as they are now."""
         entries = self.state_dict()
@@ -236,10 +268,6 @@ class Method(LightningModule):
         for source in (shared.tensors, shared.fixed, personal):
             for name, tensor in source.items():
                 entries[name].copy_(tensor)
-
-    def backbone_is_shared(self) -> bool:
-        """Whether one backbone serves all clients, so that evaluation needs one pass for all of them."""
-        return not any(_within(name, "backbone") for name in self.personal_entries())
 
 
 def _within(name: str, part: str) -> bool:

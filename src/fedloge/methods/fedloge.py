@@ -110,7 +110,7 @@ class FedLoGe(Method):
         if self.sse.bias is not None:
             self.sse.bias.copy_(linear_init(self.num_classes, dim, generator)[1])
 
-    def initial_personal(self, generator: torch.Generator) -> Tensors:
+    def initial_personal(self, template: Tensors, generator: torch.Generator) -> Tensors:
         """φ_k, independent for every client (row norm about 0.58; never zero: LA-FR reads these norms)."""
         weight, bias = linear_init(self.num_classes, self.backbone.out_features, generator)
         return {"phi.weight": weight, "phi.bias": bias}
