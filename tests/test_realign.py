@@ -22,6 +22,13 @@ def test_without_bias_predictions_do_not_depend_on_the_scale():
     assert torch.equal(*predictions)
 
 
+@pytest.mark.parametrize("keep_bias", [True, False])
+def test_a_head_without_bias(keep_bias):
+    weight, bias = ga_fr(PSI, None, scale=2.0, keep_bias=keep_bias)
+    torch.testing.assert_close(weight.norm(dim=1), torch.full((5,), 2.0))
+    assert bias is None
+
+
 def test_a_zero_row_stays_zero():
     weight, _ = ga_fr(torch.zeros(2, 3), torch.zeros(2))
     assert torch.equal(weight, torch.zeros(2, 3))
@@ -43,3 +50,7 @@ def test_equal_norms_of_phi_leave_the_predictions_of_psi():
 def test_la_fr_by_distribution_on_paper():
     aligned = la_fr_by_distribution(torch.ones(2, 3), torch.tensor([3, 1]))
     assert aligned[:, 0].tolist() == pytest.approx([0.75, 0.25])
+
+
+def test_a_client_without_data_gets_a_zero_head():
+    assert torch.equal(la_fr_by_distribution(torch.ones(2, 3), torch.zeros(2, dtype=torch.long)), torch.zeros(2, 3))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from fedloge.state import ClientUpdate, Tensors
+from fedloge.state import ClientStore, ClientUpdate, Tensors
 
 
 def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> Tensors:
@@ -39,6 +39,13 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
     if not mean:
         raise ValueError("nothing to average: no client update with at least one example")
     return mean
+
+
+def average_personal(clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
+    """Example-weighted mean of the clients' personal entries: for testing alone, no server could make it."""
+    states = zip(range(len(clients)), clients, num_examples, strict=True)
+    updates = [ClientUpdate(client, own, size, ()) for client, own, size in states if own]
+    return weighted_mean(updates) if updates else {}
 
 
 def _move_towards(mean: dict[str, Tensor], tensors: Tensors, fraction: float) -> None:

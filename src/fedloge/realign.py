@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 from torch.nn import functional
 
+Bias = TypeVar("Bias", Tensor, None)
 
-def ga_fr(weight: Tensor, bias: Tensor, *, scale: float = 1.7, keep_bias: bool = True) -> tuple[Tensor, Tensor]:
+
+def ga_fr(weight: Tensor, bias: Bias, *, scale: float = 1.7, keep_bias: bool = True) -> tuple[Tensor, Bias]:
     """Global adaptive feature realignment (eq. 6): ψ̂_c = scale · ψ_c / ‖ψ_c‖.
 
     Args:
         weight: ψ [C, d].
-        bias: Its bias [C].
+        bias: Its bias [C], or None.
         scale: The common norm; it matters only against a kept bias (the released code has 1.7).
         keep_bias: Whether the bias stays, or becomes zero.
 
     Returns:
         Weight [C, d] with rows of norm ``scale`` (a zero row stays zero), and the bias.
     """
-    return scale * functional.normalize(weight), bias if keep_bias else bias.new_zeros(bias.shape)
+    realigned = scale * functional.normalize(weight)
+    if bias is None or keep_bias:
+        return realigned, bias
+    return realigned, bias.new_zeros(bias.shape)
 
 
-def la_fr(psi: Tensor, phi: Tensor, *, source: Literal["raw", "unit"] = "raw") -> Tensor:
+def la_fr(psi_weight: Tensor, phi_weight: Tensor, *, source: Literal["raw", "unit"] = "raw") -> Tensor:
     """Local adaptive feature realignment (eq. 7): φ'_{k,c} = ψ_c · ‖φ_{k,c}‖.
 
     Args:
-        psi: ψ [C, d].
-        phi: φ_k [C, d], of which only the row norms are used.
+        psi_weight: ψ [C, d].
+        phi_weight: φ_k [C, d], of which only the row norms are used.
         source: ψ as it is, or with unit rows (Algorithm 1 normalises it first).
 
     Returns:
         φ'_k [C, d].
     """
     if source == "unit":
-        psi = functional.normalize(psi)
-    norms: Tensor = phi.norm(dim=1, keepdim=True)
-    return psi * norms
+        psi_weight = functional.normalize(psi_weight)
+    norms: Tensor = phi_weight.norm(dim=1, keepdim=True)
+    return psi_weight * norms
 
 
-def la_fr_by_distribution(psi: Tensor, class_counts: Tensor) -> Tensor:
+def la_fr_by_distribution(psi_weight: Tensor, class_counts: Tensor) -> Tensor:
     """LA-FR with the client's class distribution n_{k,c}/n_k in place of the norms of φ_k (Table 7).
 
     Args:
-        psi: ψ [C, d].
-        class_counts: n_{k,c} [C] of the training data, not all zero.
+        psi_weight: ψ [C, d].
+        class_counts: n_{k,c} [C] of the training data; a client without data gets a zero head.
 
     Returns:
         φ'_k [C, d].
     """
-    shares: Tensor = (class_counts / class_counts.sum()).to(psi)
-    return psi * shares.unsqueeze(1)
+    shares: Tensor = (class_counts / class_counts.sum().clamp(min=1)).to(psi_weight)
+    return psi_weight * shares.unsqueeze(1)

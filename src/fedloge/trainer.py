@@ -305,7 +305,8 @@ def _checked(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
 
 
 def check_fit(method: Method, data: FederatedDataModule) -> None:
-    """Refuse a model that does not fit the data, naming the option to change."""
+    """Refuse a model that does not fit itself or the data, naming the option to change."""
+    method.check()
     if method.num_classes != data.num_classes:
         raise ConfigError(
             "model.num_classes",

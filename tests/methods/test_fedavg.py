@@ -5,26 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
 from fedloge.methods import FedAvg, Method, Phase
 from fedloge.models import Backbone
-from fedloge.state import FederatedState
-
-
-def run_round(method, data, state, number=1, cohort=None, epochs=2, seed=0):
-    """One round of the federated loop, without the trainer around it."""
-    executor = SerialExecutor(method, data, LocalSettings(seed))
-    clients = range(data.num_clients) if cohort is None else cohort
-    tasks = [ClientTask(client, number, method.phases(epochs)) for client in clients]
-    results = list(executor.run(state.shared, state.clients, tasks))
-    for result in results:
-        state.clients[result.update.client] = result.personal
-    shared = method.aggregate(result.update for result in results)
-    return FederatedState(number, state.shared, state.clients).with_shared(shared), results
-
-
-def initial(method, num_clients):
-    return method.initial_state(num_clients, lambda client: torch.Generator().manual_seed(client))
+from harness import initial, run_round
 
 
 class Identity(Backbone):
@@ -85,7 +68,7 @@ def test_two_clients_and_one_weight_on_paper():
     state, results = run_round(method, ScalarData(), initial(method, 2))
     assert [result.update.tensors["w"].item() for result in results] == [4.0, 8.0]
     assert state.shared.tensors["w"].item() == 7.0
-    state, results = run_round(method, ScalarData(), state, number=2)
+    state, results = run_round(method, ScalarData(), state)
     assert [result.update.tensors["w"].item() for result in results] == [4.0, 8.0]
     assert state.shared.tensors["w"].item() == 7.0
 
@@ -104,7 +87,7 @@ def test_one_client_equals_plain_sgd(make_data, tiny_net):
     twin = copy.deepcopy(method)
     state = initial(method, 1)
     for number in (1, 2):
-        state, _ = run_round(method, data, state, number)
+        state, _ = run_round(method, data, state)
         optimizer = torch.optim.SGD(twin.parameters(), lr=0.03, momentum=0.5)
         loader = data.client_loader(0, seed=0, round=number)
         for _ in range(2):

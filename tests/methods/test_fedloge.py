@@ -1,13 +1,14 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional
 
 from fedloge.errors import ConfigError
-from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
 from fedloge.methods import FedLoGe
 from fedloge.models import SmallCNN
+from harness import initial, run_round
 
 
 @pytest.fixture
@@ -24,17 +25,14 @@ def make(**options):
     return method
 
 
-def start(method, num_clients=3):
-    return method.initial_state(num_clients, lambda client: torch.Generator().manual_seed(client))
+def start(method):
+    return initial(method, 3)
 
 
 def train(method, data, state, cohort=(0, 1, 2), phases=None):
-    executor = SerialExecutor(method, data, LocalSettings(seed=0))
-    tasks = [ClientTask(k, state.round + 1, phases or method.phases(2)) for k in cohort]
-    results = list(executor.run(state.shared, state.clients, tasks))
-    for result in results:
-        state.clients[result.update.client] = result.personal
-    return state.with_shared(method.aggregate(result.update for result in results)), results
+    """The trained state as of the same round, so that another training from it draws the same batches."""
+    after, results = run_round(method, data, state, cohort, phases=phases)
+    return replace(after, round=state.round), results
 
 
 def test_kinds_of_state():

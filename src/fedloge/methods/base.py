@@ -39,7 +39,7 @@ class Phase:
 
     def trains(self, name: str) -> bool:
         """Whether the module or parameter called ``name`` is trained in this phase."""
-        return self.trainable is None or any(_within(name, part) for part in self.trainable)
+        return self.trainable is None or any(within(name, part) for part in self.trainable)
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,14 @@ class Method(LightningModule):
 
     def is_shared(self, name: str) -> bool:
         """Whether the state entry ``name`` travels between server and clients."""
-        return not any(_within(name, part) for part in (*self.personal, *self.fixed))
+        return not any(within(name, part) for part in (*self.personal, *self.fixed))
 
     def is_fixed(self, name: str) -> bool:
         """Whether the state entry ``name`` is made once by the server and never trained."""
-        return any(_within(name, part) for part in self.fixed)
+        return any(within(name, part) for part in self.fixed)
+
+    def check(self) -> None:
+        """Raise a ConfigError where backbone and method do not fit; asked before a run starts."""
 
     def prepare(self, generator: torch.Generator) -> None:
         """Make on the server, once before the first round, what the method needs (SSE-C for FedLoGe)."""
@@ -162,7 +165,7 @@ class Method(LightningModule):
 
     def shares_features(self) -> bool:
         """Whether one backbone serves all models, so that evaluation needs one pass for all of them."""
-        return not any(_within(name, "backbone") for name in self.personal_entries())
+        return not any(within(name, "backbone") for name in self.personal_entries())
 
     def logits(self, features: Tensor, view: View) -> Tensor:
         """Class scores [n, C] of the generic model, or of the client whose personal state is loaded."""
@@ -198,7 +201,7 @@ class Method(LightningModule):
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                rates = [rate for part, rate in self.learning_rates().items() if _within(name, part)]
+                rates = [rate for part, rate in self.learning_rates().items() if within(name, part)]
                 groups.setdefault(rates[0] if rates else self.lr, []).append(parameter)
         return torch.optim.SGD(
             [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
@@ -270,7 +273,8 @@ class Method(LightningModule):
                 entries[name].copy_(tensor)
 
 
-def _within(name: str, part: str) -> bool:
+def within(name: str, part: str) -> bool:
+    """Whether the module or entry ``name`` is ``part`` or lies in it, by whole dotted components."""
     return name == part or name.startswith(part + ".")
 
 

@@ -1,0 +1,50 @@
+"""FedBN (Li et al., Federated Learning on Non-IID Features via Local Batch Normalization, ICLR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedloge.aggregation import average_personal
+from fedloge.errors import ConfigError
+from fedloge.methods.base import within
+from fedloge.methods.fedavg import FedAvg
+from fedloge.state import ClientStore, Tensors
+
+
+class FedBN(FedAvg):
+    """FedAvg whose BatchNorm layers, statistics included, stay with the client.
+
+    The personal model is the shared weights with the client's own BatchNorm. The server has none, yet the paper prints
+    a generic model: for testing alone, the clients' BatchNorm entries are averaged, and never broadcast.
+
+    Args:
+        backbone: θ, with BatchNorm layers.
+        num_classes: C.
+        **kwargs: Local SGD, see :class:`Method`.
+    """
+
+    @cached_property
+    def norms(self) -> tuple[str, ...]:
+        """Names of the BatchNorm layers, found by their type (shortcuts have some too)."""
+        return tuple(name for name, module in self.named_modules() if isinstance(module, _BatchNorm))
+
+    def check(self) -> None:
+        """A net without BatchNorm would make this FedAvg under another name."""
+        if not self.norms:
+            raise ConfigError(
+                "model.backbone",
+                type(self.backbone).__name__,
+                "has no BatchNorm layer",
+                "Take one that has, or FedAvg.",
+            )
+
+    def is_shared(self, name: str) -> bool:
+        """Everything but BatchNorm."""
+        return not any(within(name, norm) for norm in self.norms)
+
+    def generic_personal(self, clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
+        """The clients' BatchNorm entries, averaged."""
+        return average_personal(clients, num_examples)

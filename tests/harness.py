@@ -1,0 +1,40 @@
+"""One round of the federated loop, without the trainer around it."""
+
+import torch
+
+from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
+from fedloge.models import SmallCNN
+from fedloge.state import FederatedState
+
+
+def build(method, seed=0, **options):
+    """A small net and the method on it; the same backbone and head for the same seed."""
+    torch.manual_seed(seed)
+    return method(SmallCNN((6,), in_channels=1), 3, **options)
+
+
+def initial(method, num_clients):
+    return method.initial_state(num_clients, lambda client: torch.Generator().manual_seed(client))
+
+
+def run_round(method, data, state, cohort=None, epochs=2, seed=0, phases=None):
+    """Train the cohort from a state; returns the next state and the results. The store of clients is updated."""
+    executor = SerialExecutor(method, data, LocalSettings(seed))
+    clients = range(data.num_clients) if cohort is None else cohort
+    tasks = [ClientTask(client, state.round + 1, phases or method.phases(epochs)) for client in clients]
+    results = list(executor.run(state.shared, state.clients, tasks))
+    for result in results:
+        state.clients[result.update.client] = result.personal
+    shared = method.aggregate(result.update for result in results)
+    return FederatedState(state.round + 1, state.shared, state.clients).with_shared(shared), results
+
+
+def train(method, data, rounds=2, **options):
+    state = initial(method, data.num_clients)
+    for _ in range(rounds):
+        state, results = run_round(method, data, state, **options)
+    return state, results
+
+
+def same(first, second, names=None):
+    return all(torch.equal(first[name], second[name]) for name in names or first)

@@ -1,0 +1,37 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from fedloge.losses import balanced_softmax, proximal
+
+
+def test_proximal_on_paper():
+    """½ ((3-1)² + (0-4)²) = 10, with gradient w - w^t = (2, -4)."""
+    w = torch.tensor([3.0, 0.0], requires_grad=True)
+    loss = proximal([("w", w)], {"w": torch.tensor([1.0, 4.0])})
+    loss.backward()
+    assert loss.item() == 10
+    assert w.grad.tolist() == [2, -4]
+
+
+def test_the_gradient_at_the_anchor_is_zero_not_undefined():
+    w = torch.ones(3, requires_grad=True)
+    proximal([("w", w)], {"w": torch.ones(3)}).backward()
+    assert w.grad.tolist() == [0, 0, 0]
+
+
+LOGITS, LABELS = torch.randn(8, 3), torch.tensor([0, 1, 0, 1, 0, 0, 1, 1])
+
+
+def test_equal_counts_give_the_cross_entropy():
+    balanced = balanced_softmax(LOGITS, LABELS, [7, 7, 7])
+    assert balanced.item() == pytest.approx(functional.cross_entropy(LOGITS, LABELS).item(), abs=1e-6)
+
+
+def test_an_absent_class_gets_no_gradient_unless_floored():
+    for floor, moved in ((0, False), (1, True)):
+        logits = LOGITS.clone().requires_grad_()
+        loss = balanced_softmax(logits, LABELS, [9, 3, 0], floor=floor)
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert bool(logits.grad[:, 2].any()) == moved
