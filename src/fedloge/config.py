@@ -126,7 +126,9 @@ def _one_line(message: str) -> str:
     unknown = unknown or re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message)
     unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
     if unknown:
-        return f"there is no option {unknown[1]!r}.{_closest(unknown[1].rpartition('.')[2], _option_names())}"
+        owner = re.findall(r"given class_path '([\w.]+)'", message)
+        where = f" in {owner[-1]}" if owner else ""
+        return f"there is no option {unknown[1]!r}{where}.{_closest(unknown[1].rpartition('.')[2], _option_names())}"
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing:
         return f"there is no class {missing[1]!r}.{_closest(missing[1], CLASSES)} A class of your own is module.Class."
@@ -148,7 +150,7 @@ def _of_the_union(message: str) -> str:
 
 
 def _closest(name: str, valid: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, [other for other in valid if other != name], n=1, cutoff=0.5)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -65,7 +65,7 @@ class FederatedTrainer(Trainer):
         seed: int = 3407,
         run_dir: str | None = None,
         overwrite: bool = False,
-        mask_absent: MaskAbsent = "off",
+        mask_absent: Literal["off", "train", False] = "off",
         shot_rule: ShotRule = "mass",
         accelerator: str = "auto",
         devices: int | list[int] = 1,
@@ -101,7 +101,8 @@ class FederatedTrainer(Trainer):
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.executor_name, self.seed = executor, seed
         self.run_dir, self.overwrite = run_dir, overwrite
-        self.mask_absent, self.shot_rule = mask_absent, shot_rule
+        self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
+        self.shot_rule: ShotRule = shot_rule
         self.local_settings = LocalSettings(seed, accelerator, devices, precision)
         if threads is not None:
             torch.set_num_threads(threads)

@@ -44,7 +44,10 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [
+    pytest.param(name, marks=pytest.mark.slow if "cifar100" in name else ())
+    for name in sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -135,7 +138,7 @@ def fail(capsys, *args):
 
 BAD = {
     "--trainer.round=3": "no option 'trainer.round'. Did you mean 'rounds'?",
-    "--model.gama=2": "no option 'gama'. Did you mean 'gamma'?",
+    "--model.gama=2": "no option 'gama' in fedloge.FedLoGe. Did you mean 'gamma'?",
     "--data.alpa=2": "no option 'data.alpa'. Did you mean 'alpha'?",
     "--model.gamma=-1": "model.gamma=-1.0 must be positive",
     "--model.beta=1.5": "model.beta=1.5 must lie in [0, 1)",
@@ -173,6 +176,13 @@ def test_bad_files_get_one_line(capsys, tmp_path):
     foreign = tmp_path / "foreign.yaml"
     foreign.write_text("model: {class_path: collections.OrderedDict}\ndata: {source: Digits}\n")
     assert "OrderedDict" in fail(capsys, "fit", "--config", str(foreign))
+
+
+def test_yaml_takes_a_bare_off(tmp_path):
+    text = (ROOT / "configs" / "quickstart.yaml").read_text().replace("trainer:", "trainer:\n  mask_absent: off", 1)
+    (tmp_path / "off.yaml").write_text(text)
+    assert main(["fit", "--config", str(tmp_path / "off.yaml"), *SHORT, f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
+    assert summary(tmp_path / "run")["mask_absent"] == "off"
 
 
 def test_overrides_before_the_config_would_be_lost(capsys):
