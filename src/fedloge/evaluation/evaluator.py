@@ -143,6 +143,7 @@ class Evaluator:
     def evaluate(self, state: FederatedState) -> Evaluation:
         """Test the 1 + K models of a state."""
         self.method.to(self.device).eval()
+        self.method.load(state.shared, {})
         generic, personal, scores = None, None, []
         if "global" in self.method.views:
             sizes = [sum(self.data.client_counts(client)) for client in range(self.num_clients)]

@@ -122,6 +122,10 @@ class Method(LightningModule):
     def check(self) -> None:
         """Raise a ConfigError where backbone and method do not fit; asked before a run starts."""
 
+    def is_trained(self, name: str) -> bool:
+        """Whether the current phase trains the module or parameter ``name``."""
+        return self.phase.trains(name) and not self.is_fixed(name)
+
     def prepare(self, generator: torch.Generator) -> None:
         """Make on the server, once before the first round, what the method needs (SSE-C for FedLoGe)."""
 
@@ -220,9 +224,9 @@ class Method(LightningModule):
         """Freeze what the phase does not train: gradients off, eval mode."""
         self.phase = phase
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(phase.trains(name) and not self.is_fixed(name))
+            parameter.requires_grad_(self.is_trained(name))
         for name, module in self.named_modules():
-            module.training = phase.trains(name) and not self.is_fixed(name)
+            module.training = self.is_trained(name)
 
     def local_metrics(self) -> dict[str, float]:
         """Example-weighted means of the local losses since :meth:`begin`, and their sum as ``loss``."""

@@ -1,0 +1,34 @@
+"""FedBABU (Oh et al., FedBABU: Toward Enhanced Representation for Federated Image Classification, ICLR 2022)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fedloge.methods.fedavg_ft import FedAvgFT
+from fedloge.models.base import Backbone
+
+
+class FedBABU(FedAvgFT):
+    """Federate the body through one random head that nobody trains; fine-tune both for the personal models.
+
+    Args:
+        backbone: θ.
+        num_classes: C.
+        finetune_epochs: Epochs of fine-tuning after the last round; 0 leaves the personal model the generic one.
+        finetune_part: ``full`` as in the paper, or the ``head`` alone.
+        finetune_lr: Its learning rate, a tenth of the training's by default.
+        **kwargs: Local SGD, see :class:`Method`.
+    """
+
+    fixed = ("head", *FedAvgFT.fixed)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        finetune_epochs: int = 5,
+        finetune_part: Literal["head", "full"] = "full",
+        finetune_lr: float | None = 0.003,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, num_classes, finetune_epochs, finetune_part, finetune_lr, **kwargs)

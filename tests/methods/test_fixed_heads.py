@@ -1,0 +1,122 @@
+"""FedAvg with fine-tuning, FedBABU and FedETF, each by the properties that define it."""
+
+import pytest
+import torch
+
+from fedloge.errors import ConfigError
+from fedloge.evaluation import Evaluator
+from fedloge.methods import FedAvg, FedAvgFT, FedBABU, FedETF
+from harness import build, initial, run_round, same, train
+
+
+@pytest.fixture
+def data(make_data):
+    module = make_data(num_clients=3)
+    module.setup()
+    return module
+
+
+def tune(method, data, state):
+    return method.finalize(state, lambda s, phases: run_round(method, data, s, phases=phases)[0].clients)
+
+
+def test_fine_tuning_does_not_change_the_course_of_fedavg(data):
+    assert same(train(build(FedAvg), data)[0].shared.tensors, train(build(FedAvgFT), data)[0].shared.tensors)
+
+
+@pytest.mark.parametrize("part", ["head", "full"])
+def test_every_client_gets_a_copy_of_which_the_asked_part_moves(data, part):
+    method = build(FedAvgFT, finetune_part=part)
+    state, _ = train(method, data)
+    assert state.clients[0] == {}
+    generic = {name: tensor.clone() for name, tensor in state.shared.tensors.items()}
+    final = tune(method, data, state)
+    assert same(generic, state.shared.tensors)
+    assert same(generic, final.shared.tensors)
+    for own in final.clients:
+        assert not torch.equal(own["personal_head.weight"], generic["head.weight"])
+        body = [name for name in generic if name.startswith("backbone.")]
+        assert all(torch.equal(own[f"personal_{name}"], generic[name]) for name in body) == (part == "head")
+
+
+def test_without_epochs_the_personal_model_is_the_generic_one(data):
+    method = build(FedBABU, finetune_epochs=0)
+    state, _ = train(method, data)
+    assert tune(method, data, state) is state
+    evaluation = Evaluator(method, data, 3).evaluate(state)
+    expected = Evaluator(build(FedAvg), data, 3)
+    expected.method.load_state_dict({k: v for k, v in method.state_dict().items() if k in expected.method.state_dict()})
+    again = expected.evaluate(expected.method.initial_state(3, lambda client: torch.Generator()))
+    assert [score.accuracy for score in evaluation.clients] == [score.accuracy for score in again.clients]
+
+
+def test_evaluation_uses_the_tuned_models_and_leaves_them_alone(data):
+    method = build(FedAvgFT, finetune_part="full", finetune_epochs=20)
+    state, _ = train(method, data, rounds=1)
+    final = tune(method, data, state)
+    before = [{name: tensor.clone() for name, tensor in own.items()} for own in final.clients]
+    evaluator = Evaluator(method, data, 3)
+    first, second = evaluator.evaluate(state), evaluator.evaluate(final)
+    assert torch.equal(first.global_confusion, second.global_confusion)
+    assert second.personal()["acc_mean"] > first.personal()["acc_mean"]
+    assert all(same(old, new) for old, new in zip(before, final.clients, strict=True))
+
+
+def test_fedbabus_head_never_moves(data):
+    method = build(FedBABU)
+    start = initial(method, 3)
+    state, results = train(method, data)
+    assert same(start.shared.fixed, state.shared.fixed)
+    assert torch.equal(method.head.weight, start.shared.fixed["head.weight"])
+    assert not any(name.startswith("head") for result in results for name in result.update.tensors)
+    assert not same(start.shared.tensors, state.shared.tensors, ["backbone.stages.0.weight"])
+
+
+def test_fedbabu_starts_where_fedavg_starts():
+    assert torch.equal(build(FedBABU).head.weight, build(FedAvg).head.weight)
+
+
+# FedETF
+
+
+@pytest.fixture
+def fedetf():
+    method = build(FedETF)
+    method.prepare(torch.Generator().manual_seed(0))
+    return method
+
+
+def test_the_etf_is_exact_and_byte_identical_after_training(fedetf, data):
+    gram = fedetf.etf.weight @ fedetf.etf.weight.T
+    torch.testing.assert_close(gram, 3 / 2 * (torch.eye(3) - 1 / 3), atol=1e-5, rtol=0)
+    before = fedetf.etf.weight.clone()
+    train(fedetf, data)
+    assert torch.equal(before, fedetf.etf.weight)
+
+
+def test_features_have_norm_one_and_the_scale_of_h_does_not_matter(fedetf):
+    torch.nn.init.zeros_(fedetf.projection.bias)
+    images = torch.randn(5, 1, 4, 4)
+    fedetf.eval()
+    first = fedetf.features(images)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
+    backbone = fedetf.backbone
+    fedetf.backbone = torch.nn.Sequential(backbone, torch.nn.Threshold(-1, 0))
+    fedetf.backbone.register_forward_hook(lambda module, args, output: 7.5 * output)
+    torch.testing.assert_close(fedetf.features(images), first)
+
+
+def test_the_temperature_is_learnt_and_shared_and_does_not_decide(fedetf, data):
+    _, results = train(fedetf, data, rounds=1)
+    assert "scale" in results[0].update.tensors
+    assert results[0].update.tensors["scale"].item() != 1.0
+    features = fedetf.features(torch.randn(5, 1, 4, 4))
+    before = fedetf.logits(features, "global")
+    fedetf.scale.data.mul_(100)
+    assert torch.equal(before, fedetf.logits(features, "global"))
+
+
+@pytest.mark.parametrize("option", ["finetune_epochs", "finetune_lr"])
+def test_negative_values_name_the_option(option):
+    with pytest.raises(ConfigError, match=rf"model\.{option}=-1"):
+        build(FedBABU, **{option: -1})
