@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from fedloge.data.augment import augment, normalise, random_crop, random_flip
@@ -26,6 +27,13 @@ def test_all_shifts_occur():
     assert torch.bincount(moved, minlength=9).min() > 150
 
 
+def test_crop_does_the_same_to_all_channels():
+    image = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5).expand(4, 3, 5, 5)
+    cropped = random_crop(image, 2, rng())
+    assert torch.equal(cropped[:, 0], cropped[:, 1])
+    assert torch.equal(cropped[:, 0], cropped[:, 2])
+
+
 def test_flip_mirrors_about_half():
     flipped = random_flip(IMAGES.repeat(100, 1, 1, 1), rng())
     original = IMAGES.repeat(100, 1, 1, 1)
@@ -46,3 +54,18 @@ def test_normalise_on_paper():
     result = normalise(images, (0.5,), (0.25,))
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.flatten(), torch.tensor([-2.0, 2.0]))
+
+
+def test_normalise_per_channel_leaves_its_input_alone():
+    images = torch.full((1, 2, 3, 3), 51, dtype=torch.uint8)
+    before = images.clone()
+    result = normalise(images, [0.0, 0.2], [0.1, 0.4])
+    torch.testing.assert_close(result[0, :, 0, 0], torch.tensor([2.0, 0.0]))
+    assert torch.equal(images, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_does_not_matter():
+    expected = augment(IMAGES, "crop_flip", rng())
+    assert torch.equal(augment(IMAGES.cuda(), "crop_flip", rng()).cpu(), expected)

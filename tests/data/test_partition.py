@@ -98,6 +98,13 @@ def test_local_tests_have_no_repeats_where_there_are_enough():
     assert len(set(own.tolist())) == len(own) == 7
 
 
+def test_a_class_without_test_images_is_left_out_of_local_tests():
+    train, test = np.repeat([0, 1], 10), np.zeros(20, dtype=np.int64)
+    partition = split(train, test, scheme="iid", num_clients=1)
+    assert partition.test_counts.tolist() == [[10, 0]]
+    assert len(partition.test[0]) == 10
+
+
 def test_saved_and_loaded(tmp_path):
     partition = published(50, 1.0)
     partition.save(tmp_path / "p.json")
@@ -120,9 +127,71 @@ def test_changed_files_are_refused(tmp_path):
         Partition.load(tmp_path / "absent.json")
 
 
+def rewritten(path, change):
+    """A partition file whose content was changed and whose hash was made to match."""
+    content = json.loads(path.read_text())
+    change(content, content["clients"])
+    indices = [[client[part] for client in content["clients"]] for part in ("train", "test")]
+    content["sha256"] = hashlib.sha256(json.dumps(indices, separators=(",", ":")).encode()).hexdigest()
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda content, clients: clients[0]["train"].__setitem__(0, clients[1]["train"][0]), "occurs twice"),
+        (lambda content, clients: clients[0]["train"].__setitem__(0, -1), "negative"),
+        (lambda content, clients: clients[0]["test"].__setitem__(0, -1), "negative"),
+        (lambda content, clients: clients[1]["train_counts"].__setitem__(0, 99), "do not add up"),
+        (lambda content, clients: clients[1]["test"].pop(), "do not add up"),
+        (lambda content, clients: content.__setitem__("K", 9), "K is not"),
+        (lambda content, clients: content.__setitem__("clients", []), "not a partition"),
+    ],
+)
+def test_files_that_cannot_be_a_split_are_refused(tmp_path, change, problem):
+    labels = np.repeat([0, 1], 10)
+    split(labels, labels, scheme="iid", num_clients=2).save(tmp_path / "p.json")
+    with pytest.raises(DataError, match=problem):
+        Partition.load(rewritten(tmp_path / "p.json", change))
+
+
+def test_fits_the_labels_it_was_made_for():
+    train, test = np.repeat([0, 1], [14, 6]), np.repeat([0, 1], 5)
+    partition = split(train, test, scheme="iid", num_clients=2)
+    assert partition.fits(train, test, 2)
+    assert not partition.fits(train[::-1], test, 2)
+    assert not partition.fits(train[:-1], test, 2)
+    assert not partition.fits(train, test, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("scheme", "foo"), ("alpha", 0), ("alpha", float("nan")), ("num_clients", 0), ("min_samples", 0)],
+)
+def test_impossible_splits_name_the_option(option, value):
+    labels = np.repeat([0, 1], 10)
+    with pytest.raises(ConfigError, match=rf"data\.{option}="):
+        split(labels, labels, **({"scheme": "iid", "num_clients": 2} | {option: value}))
+
+
+def test_no_client_is_left_with_less_than_min_samples():
+    """Each of two classes goes to one client whole: the other 18 are served from these two."""
+    labels = np.repeat([0, 1], 50)
+    options = {"scheme": "dirichlet", "alpha": 1e-300, "min_samples": 5}
+    sizes = [len(own) for own in split(labels, labels, num_clients=20, **options).train]
+    assert sizes == [5] * 20
+
+
 def test_more_clients_than_images():
     with pytest.raises(ConfigError, match=r"data\.num_clients=9 is too many for 8 training images"):
         split(np.repeat([0, 1], 4), np.repeat([0, 1], 4), scheme="iid", num_clients=9)
+
+
+def test_the_published_recipe_refuses_an_alpha_that_underflows():
+    train = np.repeat([0, 1], 10)
+    with pytest.raises(ConfigError, match=r"data\.alpha=1e-300 is too small"):
+        split(train, train, scheme="dirichlet_paper", num_clients=3, alpha=1e-300)
 
 
 def test_the_published_recipe_may_leave_a_client_empty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -33,23 +34,27 @@ def augment(images: Tensor, kind: Augment, generator: torch.Generator, padding: 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Shift every image by up to ``padding`` pixels in each direction, filling with zeros."""
     n, _, height, width = images.shape
-    shifts = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
-    rows = shifts[0, :, None] + torch.arange(height, device=images.device)
-    columns = shifts[1, :, None] + torch.arange(width, device=images.device)
-    padded = functional.pad(images, (padding,) * 4)
-    batch = torch.arange(n, device=images.device)[:, None, None]
-    # Advanced indices around a slice move the slice last: [n, H, W, channels].
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    rows, columns = torch.randint(2 * padding + 1, (2, n), generator=generator).to(images.device)
+    # A view of every crop there is, [n, channels, rows, columns, H, W]: only the chosen ones are copied.
+    crops = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return crops[torch.arange(n, device=images.device), :, rows, columns]
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror each image with probability one half."""
     chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+    columns = torch.arange(images.shape[3], device=images.device)
+    columns = torch.where(chosen[:, None], columns.flip(0), columns)
+    return images.gather(3, columns[:, None, None, :].expand_as(images))
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """float32 images, (x/255 - mean) / std per channel, contiguous."""
-    scale = 1 / (255 * torch.tensor(std, device=images.device))
-    shift = torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)
-    return (images * scale.view(-1, 1, 1) - shift.view(-1, 1, 1)).contiguous()
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    return (images * scale).sub_(shift).contiguous()
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    spread = torch.tensor(std, device=device).view(-1, 1, 1)
+    return 1 / (255 * spread), torch.tensor(mean, device=device).view(-1, 1, 1) / spread

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fedloge.data.augment import Augment, augment, normalise
-from fedloge.data.images import Images
+from fedloge.data.augment import Augment
+from fedloge.data.checks import check_choice, check_least
+from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
 from fedloge.data.longtail import Profile, long_tail, max_over_min
-from fedloge.data.partition import Partition, Scheme, make_partition
-from fedloge.data.sources.base import Source
+from fedloge.data.partition import Partition, Scheme, check_split, make_partition
+from fedloge.data.sources.base import Dataset, Source
 from fedloge.errors import ConfigError, DataError
-from fedloge.seeding import Stream, derive
 
-Batch = tuple[Tensor, Tensor]
 PAPER_SHUFFLE_SEED = 0
 """Of the shuffle that chooses the images of the published long-tailed sets."""
 
@@ -59,22 +59,19 @@ class FederatedDataModule(LightningDataModule):
         eval_batch_size: int = 500,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("num_clients", num_clients, 1),
-            ("min_samples", min_samples, 1),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"data.{name}", value, f"must be at least {least}", "Choose a larger whole number.")
-        if not (alpha > 0 and math.isfinite(alpha)):
-            raise ConfigError("data.alpha", alpha, "must be positive", "The paper has 0.5 and 1.")
+        check_split(scheme, num_clients, alpha, min_samples)
+        check_choice("data.profile", profile, get_args(Profile))
+        check_choice("data.augment", augment, get_args(Augment))
+        check_least("data.batch_size", batch_size, 1)
+        check_least("data.eval_batch_size", eval_batch_size, 1)
+        if not 0 <= seed < 2**32:
+            raise ConfigError("data.seed", seed, "must lie in [0, 2**32)", "The published splits have 3407.")
         self.source, self.num_clients, self.alpha = source, num_clients, alpha
         self.imbalance_factor = max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment, self.seed, self.partition_file = augment, seed, partition_file
+        self._dataset: Dataset | None = None
         self._partition: Partition | None = None
 
     # Lightning's hooks -------------------------------------------------------------------------------------
@@ -85,27 +82,25 @@ class FederatedDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images and split them; a second call does nothing."""
-        if self._partition is not None:
-            return
-        self.dataset = self.source.load()
-        self._partition = self._load_partition() if self.partition_file else self._make_partition()
-        self._class_counts: list[int] = self._partition.train_counts.sum(0).tolist()
+        if self._partition is None:
+            self._dataset = self._load()
+            self._partition = self._load_partition() if self.partition_file else self._make_partition()
 
     def train_dataloader(self) -> BatchLoader:
         """The pooled long-tailed training set, for centralised training."""
-        indices = torch.cat([torch.from_numpy(own) for own in self.partition.train])
-        return self._loader(indices, seed=self.seed, round=0, client=self.num_clients, phase=0)
+        pooled = torch.from_numpy(np.concatenate(self.partition.train))
+        return self._loader(pooled, Draw(self.seed, round=0, client=self.num_clients))
 
-    def test_dataloader(self) -> list[Batch]:
+    def test_dataloader(self) -> InOrder:
         """The global test set."""
-        return list(self.test_batches())
+        return self._in_order(torch.arange(len(self.test_labels)))
 
     # What the federated loop asks for ----------------------------------------------------------------------
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return len(self.source.class_names)
+        return self.source.num_classes
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -118,6 +113,18 @@ class FederatedDataModule(LightningDataModule):
         return self.source.channels
 
     @property
+    def image_size(self) -> int:
+        """Height and width of an image."""
+        return self.source.image_size
+
+    @property
+    def dataset(self) -> Dataset:
+        """The images before they are made long-tailed; known after :meth:`setup`."""
+        if self._dataset is None:
+            raise RuntimeError("call setup() first: the data are not loaded yet")
+        return self._dataset
+
+    @property
     def partition(self) -> Partition:
         """The split; known after :meth:`setup`."""
         if self._partition is None:
@@ -127,7 +134,13 @@ class FederatedDataModule(LightningDataModule):
     @property
     def class_counts(self) -> Sequence[int]:
         """N_c of the long-tailed training set, length C."""
-        return self._class_counts
+        counts: list[int] = self.partition.train_counts.sum(0).tolist()
+        return counts
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the split: runs with the same one trained and tested every client on the same images."""
+        return self.partition.sha256
 
     @property
     def test_labels(self) -> Tensor:
@@ -143,22 +156,43 @@ class FederatedDataModule(LightningDataModule):
         """Which images of the global test set are a client's own, int64."""
         return torch.from_numpy(self.partition.test[client])
 
-    def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> BatchLoader:
-        """A client's training batches in a round; every iteration over it is the next local epoch."""
+    def client_loader(
+        self, client: int, *, seed: int, round: int, phase: int = 0, device: torch.device | None = None
+    ) -> BatchLoader:
+        """A client's training batches in a round; every iteration over it is the next local epoch.
+
+        Args:
+            client: k.
+            seed: Of the run.
+            round: Of the run.
+            phase: Of the local training, where it has several.
+            device: Where to augment and leave the batches; uint8 travels, a quarter of the bytes.
+        """
         indices = torch.from_numpy(self.partition.train[client])
-        return self._loader(indices, seed=seed, round=round, client=client, phase=phase)
+        return self._loader(indices, Draw(seed, round, client, phase), device)
 
     def test_batches(self, indices: Tensor | None = None, device: torch.device | None = None) -> Iterator[Batch]:
         """The global test set in order, or some of its images, without augmentation."""
         chosen = torch.arange(len(self.test_labels)) if indices is None else indices.cpu()
-        for batch in torch.split(chosen, self.eval_batch_size):
-            images = self.dataset.test.gather(batch).to(device or "cpu")
-            labels = self.test_labels[batch].to(device or "cpu")
-            yield normalise(images, self.source.mean, self.source.std), labels
+        return iter(self._in_order(chosen, device))
 
-    def _loader(self, indices: Tensor, *, seed: int, round: int, client: int, phase: int) -> BatchLoader:
-        seeds = {stream: (seed, round, client, stream, phase) for stream in (Stream.ORDER, Stream.AUGMENT)}
-        return BatchLoader(self, self.dataset.train, self.dataset.train_labels, indices, seeds)
+    def _loader(self, indices: Tensor, draw: Draw, device: torch.device | None = None) -> BatchLoader:
+        serving = self._serving(self.batch_size, device)
+        return BatchLoader(self.dataset.train, self.dataset.train_labels, indices, serving, draw)
+
+    def _in_order(self, indices: Tensor, device: torch.device | None = None) -> InOrder:
+        serving = self._serving(self.eval_batch_size, device)
+        return InOrder(self.dataset.test, self.test_labels, indices, serving)
+
+    def _serving(self, batch_size: int, device: torch.device | None) -> Serving:
+        return Serving(batch_size, self.augment, self.source.mean, self.source.std, device)
+
+    def _load(self) -> Dataset:
+        dataset = self.source.load()
+        largest = max(int(labels.max()) for labels in (dataset.train_labels, dataset.test_labels))
+        if largest >= self.num_classes:
+            raise DataError(f"{self.source.name} has label {largest}, but {self.num_classes} class_names.")
+        return dataset
 
     def _make_partition(self) -> Partition:
         train_labels, test_labels = self.dataset.train_labels.numpy(), self.test_labels.numpy()
@@ -181,57 +215,9 @@ class FederatedDataModule(LightningDataModule):
         path = str(self.partition_file)
         partition = Partition.load(path)
         if len(partition.train) != self.num_clients:
-            raise ConfigError(
-                "data.num_clients",
-                self.num_clients,
-                f"but {path!r} has {len(partition.train)}",
-                "Make them equal.",
-            )
-        largest = [
-            max((int(own.max()) for own in part if len(own)), default=0) for part in (partition.train, partition.test)
-        ]
-        sizes = [len(self.dataset.train), len(self.dataset.test)]
-        if partition.train_counts.shape[1] != self.num_classes or any(
-            i >= n for i, n in zip(largest, sizes, strict=True)
-        ):
+            problem = f"but {path!r} has {len(partition.train)}"
+            raise ConfigError("data.num_clients", self.num_clients, problem, "Make them equal.")
+        labels = self.dataset.train_labels.numpy(), self.test_labels.numpy()
+        if not partition.fits(*labels, self.num_classes):
             raise DataError(f"data.partition_file={path!r} was made for other data than {self.source.name}.")
         return partition
-
-
-class BatchLoader:
-    """Batches of some images in an order, and with augmentation, that its seeds and the epoch alone decide.
-
-    Args:
-        data: Batch size, augmentation and normalisation.
-        images: The source's training images.
-        labels: Their classes.
-        indices: Which of them to serve.
-        seeds: Arguments of :func:`fedloge.seeding.derive` per stream.
-    """
-
-    def __init__(
-        self,
-        data: FederatedDataModule,
-        images: Images,
-        labels: Tensor,
-        indices: Tensor,
-        seeds: dict[Stream, tuple[int, int, int, Stream, int]],
-    ) -> None:
-        self.data, self.images, self.labels, self.indices, self.seeds = data, images, labels, indices, seeds
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.data.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order, augmentation = (self._generator(stream) for stream in (Stream.ORDER, Stream.AUGMENT))
-        self.epoch += 1
-        source = self.data.source
-        shuffled = self.indices[torch.randperm(len(self.indices), generator=order)]
-        for batch in torch.split(shuffled, self.data.batch_size):
-            images = augment(self.images.gather(batch), self.data.augment, augmentation)
-            yield normalise(images, source.mean, source.std), self.labels[batch]
-
-    def _generator(self, stream: Stream) -> torch.Generator:
-        seed, round, client, _, phase = self.seeds[stream]
-        return torch.Generator().manual_seed(derive(seed, round, client, stream, phase * 100_000 + self.epoch))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from fedloge.data.files import Files
 from fedloge.errors import DataError
 
 
@@ -25,6 +26,11 @@ class Images(Protocol):
     def gather(self, indices: Tensor) -> Tensor:
         """The images at ``indices`` int64 [n], as uint8 [n, channels, H, W]."""
         ...
+
+
+def gather_batches(images: Images, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """``gather`` batch by batch; files of the next batch are decoded while the last one is in use."""
+    return images.gather_batches(batches) if isinstance(images, FileImages) else map(images.gather, batches)
 
 
 class TensorImages:
@@ -49,14 +55,15 @@ class FileImages:
     """Images in files, decoded by a pool of threads (Pillow decodes outside Python's lock).
 
     Args:
-        paths: The files.
+        files: Where the files are.
+        paths: The images, relative to the files' root.
         size: Height and width; a larger image is scaled by its shorter side and cropped at the centre.
         channels: 1 (grey) or 3 (RGB).
         num_workers: Threads.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, channels: int, num_workers: int) -> None:
-        self.paths, self.size, self.channels = list(paths), size, channels
+    def __init__(self, files: Files, paths: Sequence[str], size: int, channels: int, num_workers: int) -> None:
+        self.files, self.paths, self.size, self.channels = files, list(paths), size, channels
         self.num_workers = num_workers
         self._pool: ThreadPoolExecutor | None = None
 
@@ -73,19 +80,42 @@ class FileImages:
         Raises:
             DataError: Naming the file that cannot be decoded.
         """
+        return self._collect(indices, self._start(indices))
+
+    def gather_batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """:meth:`gather` batch by batch, always with one more batch being decoded in the background."""
+        started: deque[tuple[Tensor, Iterator[Tensor]]] = deque()
+        for indices in batches:
+            started.append((indices, self._start(indices)))
+            if len(started) > 1:
+                yield self._collect(*started.popleft())
+        for batch in started:
+            yield self._collect(*batch)
+
+    def in_memory(self) -> TensorImages:
+        """All of them, decoded."""
+        return TensorImages(self.gather(torch.arange(len(self))))
+
+    def _start(self, indices: Tensor) -> Iterator[Tensor]:
         self._pool = self._pool or ThreadPoolExecutor(self.num_workers)
-        return torch.stack(list(self._pool.map(self._decode, indices.tolist())))
+        return self._pool.map(self._decode, indices.tolist())
+
+    def _collect(self, indices: Tensor, decoded: Iterator[Tensor]) -> Tensor:
+        images = torch.empty(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
+        for image, pixels in zip(images, decoded, strict=True):
+            image.copy_(pixels)
+        return images
 
     def _decode(self, index: int) -> Tensor:
         path = self.paths[index]
         try:
-            with Image.open(path) as image:
+            with self.files.open(path) as file, Image.open(file) as image:
                 square: Image.Image = image.convert("L" if self.channels == 1 else "RGB")
                 if square.size != (self.size, self.size):
                     square = ImageOps.fit(square, (self.size, self.size), Image.Resampling.BILINEAR)
                 pixels = np.array(square, dtype=np.uint8)
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
             raise DataError(
-                f"{str(path)!r} is not an image that Pillow can read: {error}. Remove or replace it."
+                f"{str(self.files.root / path)!r} is not an image that Pillow can read: {error}. Remove or replace it."
             ) from error
         return torch.from_numpy(pixels).view(self.size, self.size, self.channels).permute(2, 0, 1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloge.data.checks import check_positive
 from fedloge.errors import ConfigError
 
 Profile = Literal["exponential", "step"]
@@ -20,8 +20,7 @@ def max_over_min(value: float) -> float:
     Raises:
         ConfigError: If it is not a positive number.
     """
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError("data.imbalance_factor", value, "must be positive", "100 (max/min) and 0.01 mean the same.")
+    check_positive("data.imbalance_factor", value, "100 (max/min) and 0.01 mean the same.")
     # Rounding turns 1/0.02 = 50.000000000000004 into the number that was meant.
     return value if value >= 1 else round(1 / value, 9)
 

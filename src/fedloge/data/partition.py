@@ -1,26 +1,34 @@
-"""How the training images are split over clients, and which test images are a client's own."""
+"""Which training images belong to which client, and which test images are a client's own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fedloge.data.checks import check_choice, check_least, check_positive
+from fedloge.data.splits import (
+    Ints,
+    count_matrix,
+    dirichlet,
+    dirichlet_paper,
+    iid,
+    local_test_counts,
+    local_tests,
+    repair,
+)
 from fedloge.errors import ConfigError, DataError
 
 Scheme = Literal["dirichlet", "dirichlet_paper", "iid"]
-Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Partition:
-    """Which images belong to which client.
+    """Which images belong to which client; two are the same where their ``sha256`` is.
 
     Args:
         scheme: How it was made.
@@ -48,6 +56,16 @@ class Partition:
         content = [[own.tolist() for own in part] for part in (self.train, self.test)]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
+    def fits(self, train_labels: Ints, test_labels: Ints, num_classes: int) -> bool:
+        """Whether it was made for these labels: every client's counts are those of the images it names."""
+        pairs = ((train_labels, self.train, self.train_counts), (test_labels, self.test, self.test_counts))
+        for labels, part, counts in pairs:
+            if counts.shape[1] != num_classes or any(own.max(initial=-1) >= len(labels) for own in part):
+                return False
+            if not np.array_equal([np.bincount(labels[own], minlength=num_classes) for own in part], counts):
+                return False
+        return True
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON."""
         rows = zip(self.train, self.test, self.train_counts, self.test_counts, strict=True)
@@ -68,24 +86,51 @@ class Partition:
         """Read what :meth:`save` wrote.
 
         Raises:
-            DataError: If the file is missing, malformed, or its indices do not match its hash.
+            DataError: If the file is missing or malformed, its indices do not match its hash, or cannot be a split.
         """
         try:
-            partition, sha256 = cls._parse(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            partition, sha256 = cls._parse(content), str(content["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise DataError(f"data.partition_file={str(path)!r} is not a partition: {error!r}.") from error
         if partition.sha256 != sha256:
             raise DataError(f"data.partition_file={str(path)!r} was changed: its indices do not match its sha256.")
+        problem = "K is not the number of its clients" if content["K"] != len(partition.train) else partition._problem()
+        if problem:
+            raise DataError(f"data.partition_file={str(path)!r} is not a partition: {problem}.")
         return partition
 
     @classmethod
-    def _parse(cls, content: Any) -> tuple[Partition, str]:
+    def _parse(cls, content: Any) -> Partition:
         def column(key: str) -> tuple[Ints, ...]:
-            return tuple(np.array(client[key], dtype=np.int64) for client in content["clients"])
+            return tuple(np.array(client[key], dtype=np.int64).reshape(-1) for client in content["clients"])
 
         counts = [np.stack(column(key)) for key in ("train_counts", "test_counts")]
         numbers = (int(content["seed"]), float(content["alpha"]), float(content["IF"]))
-        return cls(str(content["scheme"]), *numbers, column("train"), column("test"), *counts), str(content["sha256"])
+        return cls(str(content["scheme"]), *numbers, column("train"), column("test"), *counts)
+
+    def _problem(self) -> str | None:
+        owned = np.concatenate(self.train)
+        if min(own.min(initial=0) for own in (*self.train, *self.test)) < 0:
+            return "an index is negative"
+        if len(np.unique(owned)) < len(owned):
+            return "a training image occurs twice"
+        for part, counts in ((self.train, self.train_counts), (self.test, self.test_counts)):
+            if [len(own) for own in part] != counts.sum(1).tolist():
+                return "the class counts of a client do not add up to its images"
+        return None
+
+
+def check_split(scheme: str, num_clients: int, alpha: float, min_samples: int) -> None:
+    """Refuse what no data could be split by.
+
+    Raises:
+        ConfigError: Naming the argument.
+    """
+    check_choice("data.scheme", scheme, get_args(Scheme))
+    check_least("data.num_clients", num_clients, 1)
+    check_least("data.min_samples", min_samples, 1)
+    check_positive("data.alpha", alpha, "The paper has 0.5 and 1.")
 
 
 def make_partition(
@@ -116,116 +161,36 @@ def make_partition(
         seed: Of split and local test sets.
 
     Raises:
-        ConfigError: If there are too few images for so many clients, or a client ends up with none.
+        ConfigError: If an argument is out of range, there are too few images for so many clients, or a client ends up
+            with none.
     """
+    check_split(scheme, num_clients, alpha, min_samples)
     labels = train_labels[kept]
-    if num_clients * max(min_samples, 1) > len(labels):
-        raise ConfigError(
-            "data.num_clients",
-            num_clients,
-            f"is too many for {len(labels)} training images with min_samples={min_samples}",
-            "Take fewer clients, a smaller imbalance factor or smaller min_samples.",
-        )
+    _check_enough(len(labels), num_clients, min_samples)
     rng = np.random.default_rng(seed)
     if scheme == "dirichlet_paper":
         owners = dirichlet_paper(labels, num_classes, num_clients, alpha, seed)
     elif scheme == "dirichlet":
         owners = repair(dirichlet(labels, num_classes, num_clients, alpha, rng), labels, num_clients, min_samples, rng)
     else:
-        owners = rng.permutation(np.arange(len(labels)) % num_clients)
+        owners = iid(labels, num_clients, rng)
     counts = count_matrix(owners, labels, num_clients, num_classes)
-    if not counts.sum(1).all():
-        raise ConfigError(
-            "data.scheme",
-            scheme,
-            f"left client {int(np.argmin(counts.sum(1)))} without training images",
-            "Take scheme dirichlet, fewer clients or a larger alpha.",
-        )
-    wanted = len(test_labels) * counts // len(labels)
-    return Partition(
-        scheme=scheme,
-        seed=seed,
-        alpha=alpha,
-        imbalance_factor=imbalance_factor,
-        train=tuple(kept[owners == k] for k in range(num_clients)),
-        test=local_tests(wanted, test_labels, rng),
-        train_counts=counts,
-        test_counts=wanted,
-    )
+    _check_nobody_empty(counts, scheme)
+    wanted = local_test_counts(counts, test_labels)
+    train = tuple(kept[owners == k] for k in range(num_clients))
+    test = local_tests(wanted, test_labels, rng)
+    return Partition(scheme, seed, alpha, imbalance_factor, train, test, counts, wanted)
 
 
-def dirichlet(labels: Ints, num_classes: int, num_clients: int, alpha: float, rng: np.random.Generator) -> Ints:
-    """Owner of every image: per class, client shares p ~ Dirichlet(α) and each image to client k with p_k."""
-    owners = np.zeros(len(labels), dtype=np.int64)
-    for c in range(num_classes):
-        members = np.flatnonzero(labels == c)
-        shares = rng.dirichlet(np.full(num_clients, alpha))
-        if not np.isfinite(shares).all() or not shares.sum() > 0:  # α so small that every share underflows
-            shares = np.eye(num_clients)[rng.integers(num_clients)]
-        owners[members] = rng.choice(num_clients, len(members), p=shares / shares.sum())
-    return owners
+def _check_enough(images: int, num_clients: int, min_samples: int) -> None:
+    if num_clients * min_samples > images:
+        problem = f"is too many for {images} training images with min_samples={min_samples}"
+        remedy = "Take fewer clients, a smaller imbalance factor or smaller min_samples."
+        raise ConfigError("data.num_clients", num_clients, problem, remedy)
 
 
-def dirichlet_paper(labels: Ints, num_classes: int, num_clients: int, alpha: float, seed: int) -> Ints:
-    """Owner of every image by the recipe of the published splits, whose legacy generator it needs.
-
-    The binomial draw that nothing uses is part of the recipe: it moves the generator on.
-    """
-    rng = np.random.RandomState(seed)
-    rng.binomial(1, 1, (num_clients, num_classes))
-    owners = np.zeros(len(labels), dtype=np.int64)
-    for c in range(num_classes):
-        members = np.flatnonzero(labels == c)
-        shares = rng.dirichlet(np.full(num_clients, alpha))
-        owners[members] = rng.choice(num_clients, len(members), p=shares)
-    return owners
-
-
-def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: np.random.Generator) -> Ints:
-    """Give every client at least ``min_samples`` images, each taken from whoever is largest then.
-
-    The giver loses an image of the class it has most of. Every step adds one missing image, so it ends.
-    """
-    owners = owners.copy()
-    sizes = np.bincount(owners, minlength=num_clients)
-    for poor in np.flatnonzero(sizes < min_samples):
-        while sizes[poor] < min_samples:
-            rich = int(np.argmax(sizes))
-            own = np.flatnonzero(owners == rich)
-            commonest = np.bincount(labels[own]).argmax()
-            owners[rng.choice(own[labels[own] == commonest])] = poor
-            sizes[poor] += 1
-            sizes[rich] -= 1
-    return owners
-
-
-def count_matrix(owners: Ints, labels: Ints, num_clients: int, num_classes: int) -> Ints:
-    """n_{k,c}, int64 [K, C]."""
-    cells = np.bincount(owners * num_classes + labels, minlength=num_clients * num_classes)
-    return cells.reshape(num_clients, num_classes).astype(np.int64)
-
-
-def local_tests(wanted: Ints, test_labels: Ints, rng: np.random.Generator) -> tuple[Ints, ...]:
-    """Draw every client's test images from the global test set, independently of the other clients.
-
-    A client that asks for more images of a class than there are gets each of them as often as it fits and draws the
-    rest, so that its test distribution keeps the shape of its training distribution.
-
-    Args:
-        wanted: Test images per client and class, ⌊n_test · n_{k,c} / N⌋, int64 [K, C].
-        test_labels: Class of every test image.
-        rng: Generator.
-
-    Returns:
-        Per client, indices of test images.
-    """
-    members = [np.flatnonzero(test_labels == c) for c in range(wanted.shape[1])]
-    return tuple(_draw(row, members, rng) for row in wanted)
-
-
-def _draw(row: Ints, members: Sequence[Ints], rng: np.random.Generator) -> Ints:
-    parts = [np.zeros(0, dtype=np.int64)]
-    for count, own in zip(row.tolist(), members, strict=True):
-        passes, rest = divmod(count, len(own))
-        parts += [own] * passes + [np.sort(rng.choice(own, rest, replace=False))]
-    return np.concatenate(parts)
+def _check_nobody_empty(counts: Ints, scheme: str) -> None:
+    sizes = counts.sum(1)
+    if not sizes.all():
+        problem = f"left client {int(np.argmin(sizes))} without training images"
+        raise ConfigError("data.scheme", scheme, problem, "Take scheme dirichlet, fewer clients or a larger alpha.")

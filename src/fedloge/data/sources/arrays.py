@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedloge.data.images import TensorImages
-from fedloge.data.sources.base import Dataset, Source
+from fedloge.data.sources.base import Dataset, Source, check_statistics
 from fedloge.errors import DataError
 
 
@@ -22,6 +22,8 @@ class Arrays(Source):
         test_labels: int64, likewise.
         class_names: Names of the C classes; None takes numbers.
         name: For tables.
+        mean: Per channel, of images scaled to [0, 1]; None takes 0.5.
+        std: Likewise; None takes 0.25.
 
     Raises:
         DataError: If shapes, types or labels do not fit together.
@@ -35,25 +37,22 @@ class Arrays(Source):
         test_labels: Tensor,
         class_names: Sequence[str] | None = None,
         name: str = "arrays",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
-        for part, images, labels in (
-            ("train", train_images, train_labels),
-            ("test", test_images, test_labels),
-        ):
-            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
-                raise DataError(
-                    f"{part}_images must be uint8 [n, channels, H, H], not {images.dtype} {list(images.shape)}."
-                )
-            if len(images) != len(labels) or len(labels) == 0 or int(labels.min()) < 0:
-                raise DataError(f"{part}_labels must hold a class, 0 or more, for each of the {len(images)} images.")
+        _check("train", train_images, train_labels)
+        _check("test", test_images, test_labels)
         if train_images.shape[1:] != test_images.shape[1:]:
-            raise DataError(f"train and test images differ: {train_images.shape[1:]} and {test_images.shape[1:]}.")
+            shapes = [list(images.shape[1:]) for images in (train_images, test_images)]
+            raise DataError(f"train and test images differ: {shapes[0]} and {shapes[1]}.")
         num_classes = int(max(train_labels.max(), test_labels.max())) + 1
         self.class_names = list(class_names or map(str, range(num_classes)))
         if len(self.class_names) < num_classes:
             raise DataError(f"{len(self.class_names)} class_names for {num_classes} classes.")
         self.name, self.channels, self.image_size = name, train_images.shape[1], train_images.shape[2]
-        self.mean, self.std = (0.5,) * self.channels, (0.25,) * self.channels
+        self.mean, self.std = check_statistics(
+            self.channels, mean or (0.5,) * self.channels, std or (0.25,) * self.channels
+        )
         self._dataset = Dataset(
             TensorImages(train_images), train_labels.long(), TensorImages(test_images), test_labels.long()
         )
@@ -61,3 +60,10 @@ class Arrays(Source):
     def load(self) -> Dataset:
         """The tensors."""
         return self._dataset
+
+
+def _check(part: str, images: Tensor, labels: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+        raise DataError(f"{part}_images must be uint8 [n, channels, H, H], not {images.dtype} {list(images.shape)}.")
+    if labels.is_floating_point() or labels.shape != (len(images),) or len(labels) == 0 or int(labels.min()) < 0:
+        raise DataError(f"{part}_labels must hold a class, 0 or more, for each of the {len(images)} images.")

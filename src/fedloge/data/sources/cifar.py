@@ -12,35 +12,70 @@ from fedloge.data.images import TensorImages
 from fedloge.data.sources.base import Dataset, Source
 from fedloge.errors import DataError
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# fmt: off
+CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+    "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+    "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish",
+    "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion",
+    "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange",
+    "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine",
+    "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk",
+    "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank",
+    "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale",
+    "willow_tree", "wolf", "woman", "worm",
+)
+# fmt: on
+
 
 class _CIFAR(Source):
     image_size = 32
     dataset: ClassVar[Any]
-    num_classes: ClassVar[int]
 
     def __init__(self, root: str = "data", download: bool = False) -> None:
         self.root, self.download = root, download
-        self.class_names = [str(c) for c in range(self.num_classes)]
 
     def prepare(self) -> None:
-        """Download, if asked for."""
+        """Download, if asked for.
+
+        Raises:
+            DataError: If that fails.
+        """
         if self.download:
-            for train in (True, False):
-                self.dataset(self.root, train=train, download=True)
+            try:
+                self._parts(download=True)
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"{type(self).__name__} could not be downloaded to {self._where()}: {error}. Try again, or put it "
+                    "there yourself."
+                ) from error
 
     def load(self) -> Dataset:
-        """Read the images into memory."""
+        """Read the images into memory.
+
+        Raises:
+            DataError: If they are not there.
+        """
         try:
-            train, test = (self.dataset(self.root, train=train, download=False) for train in (True, False))
+            train, test = self._parts(download=False)
         except RuntimeError as error:
+            download = "prepare_data() was not called" if self.download else "download is off"
             raise DataError(
-                f"{self.dataset.__name__} was not found in {str(Path(self.root).resolve())!r} and download is off. "
-                "Set --data.source.init_args.root to where it is, or --data.source.init_args.download=true."
+                f"{type(self).__name__} was not found in {self._where()} and {download}. Set "
+                "--data.source.init_args.root to where it is, or --data.source.init_args.download=true."
             ) from error
-        self.class_names = list(train.classes)
         images = [TensorImages(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()) for part in (train, test)]
         labels = [torch.tensor(part.targets) for part in (train, test)]
         return Dataset(images[0], labels[0], images[1], labels[1])
+
+    def _parts(self, download: bool) -> tuple[Any, Any]:
+        """The training and the test set of torchvision, which looks after download and checksums."""
+        train, test = (self.dataset(self.root, train=train, download=download) for train in (True, False))
+        return train, test
+
+    def _where(self) -> str:
+        return repr(str(Path(self.root).resolve()))
 
 
 class CIFAR10(_CIFAR):
@@ -52,10 +87,10 @@ class CIFAR10(_CIFAR):
     """
 
     name = "CIFAR-10"
+    class_names = CIFAR10_CLASSES
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     dataset = datasets.CIFAR10
-    num_classes = 10
 
     def __init__(self, root: str = "data", download: bool = False) -> None:
         super().__init__(root, download)
@@ -70,10 +105,10 @@ class CIFAR100(_CIFAR):
     """
 
     name = "CIFAR-100"
+    class_names = CIFAR100_CLASSES
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     dataset = datasets.CIFAR100
-    num_classes = 100
 
     def __init__(self, root: str = "data", download: bool = False) -> None:
         super().__init__(root, download)

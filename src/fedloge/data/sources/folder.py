@@ -9,19 +9,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedloge.data.images import FileImages, Images, TensorImages
-from fedloge.data.sources.base import Dataset, Source
-from fedloge.errors import ConfigError, DataError
+from fedloge.data.checks import check_choice, check_least
+from fedloge.data.files import open_files
+from fedloge.data.images import FileImages, Images
+from fedloge.data.sources.base import Dataset, Source, check_statistics
+from fedloge.errors import DataError
 
 IN_MEMORY_LIMIT = 4 * 2**30
-"""Bytes of decoded images up to which ``auto`` keeps them in memory."""
+"""Bytes of decoded images below which ``auto`` keeps them in memory."""
+IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+"""Mean and standard deviation by number of channels."""
 
 
 class ImageFolder(Source):
     """``root/train/<class>/*`` and ``root/test/<class>/*``, in any format that Pillow reads.
 
     Args:
-        root: The folder.
+        root: The folder, or a zip archive of that layout, which is read without unpacking.
         image_size: Height and width; other images are scaled by their shorter side and cropped at the centre.
         channels: 1 (grey) or 3 (RGB).
         in_memory: Decode everything once, or each batch when it is needed; ``auto`` decides by size (4 GiB).
@@ -30,6 +34,7 @@ class ImageFolder(Source):
         std: Likewise.
 
     Raises:
+        ConfigError: If an argument is out of range.
         DataError: If a folder is missing, has one class, or its classes differ between train and test.
     """
 
@@ -43,26 +48,24 @@ class ImageFolder(Source):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        for name, value in (("image_size", image_size), ("num_workers", num_workers)):
-            if value < 1:
-                raise ConfigError(f"data.source.{name}", value, "must be at least 1", "Choose a positive number.")
+        check_least("data.source.image_size", image_size, 1)
+        check_least("data.source.num_workers", num_workers, 1)
+        check_choice("data.source.channels", channels, (1, 3))
+        check_choice("data.source.in_memory", in_memory, ("auto", "always", "never"))
         self.root = Path(root)
-        self.name = self.root.name
-        self.image_size, self.channels, self.in_memory, self.num_workers = (
-            image_size,
-            channels,
-            in_memory,
-            num_workers,
-        )
-        self.mean = mean or ((0.485, 0.456, 0.406) if channels == 3 else (0.449,))
-        self.std = std or ((0.229, 0.224, 0.225) if channels == 3 else (0.226,))
-        for option, numbers in (("mean", self.mean), ("std", self.std)):
-            if len(numbers) != channels:
-                raise ConfigError(f"data.source.{option}", numbers, f"needs {channels} number(s)", "One per channel.")
+        self.files = open_files(root)
+        self.name = self.root.name.removesuffix(".zip")
+        self.image_size, self.channels = image_size, channels
+        self.in_memory, self.num_workers = in_memory, num_workers
+        self.mean, self.std = check_statistics(channels, mean or IMAGENET[channels][0], std or IMAGENET[channels][1])
         self.class_names = self._classes()
 
     def load(self) -> Dataset:
-        """Find the files, and decode them if they fit in memory."""
+        """Find the files, and decode them if they fit in memory.
+
+        Raises:
+            DataError: If a class is empty, or naming the image that cannot be read.
+        """
         (train, train_labels), (test, test_labels) = self._split("train"), self._split("test")
         return Dataset(train, train_labels, test, test_labels)
 
@@ -78,26 +81,27 @@ class ImageFolder(Source):
         return train
 
     def _folders(self, part: str) -> list[str]:
-        folder = self.root / part
-        if not folder.is_dir():
+        folders = self.files.folders(part)
+        if folders is None:
             raise DataError(
-                f"no folder {str(folder.resolve())!r}. data.source.root={str(self.root)!r} must hold train/<class>/* "
-                "and test/<class>/*."
+                f"no folder {str((self.root / part).resolve())!r}. data.source.root={str(self.root)!r} must hold "
+                "train/<class>/* and test/<class>/*, as a folder or a .zip."
             )
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return folders
 
     def _split(self, part: str) -> tuple[Images, Tensor]:
-        paths: list[Path] = []
+        paths: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(self.class_names):
-            folder = self.root / part / name
-            own = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+            own = self.files.names(f"{part}/{name}")
             if not own:
-                raise DataError(f"class folder {str(folder)!r} is empty. Add images, or remove the class.")
-            paths += own
+                folder = str(self.root / part / name)
+                raise DataError(f"class folder {folder!r} is empty. Add images, or remove the class.")
+            paths += [f"{part}/{name}/{file}" for file in own]
             labels += [label] * len(own)
-        files = FileImages(paths, self.image_size, self.channels, self.num_workers)
-        size = len(paths) * self.channels * self.image_size**2
-        keep = self.in_memory == "always" or (self.in_memory == "auto" and size <= IN_MEMORY_LIMIT)
-        images = TensorImages(files.gather(torch.arange(len(paths)))) if keep else files
-        return images, torch.tensor(labels)
+        files = FileImages(self.files, paths, self.image_size, self.channels, self.num_workers)
+        return (files.in_memory() if self._fits(len(paths)) else files), torch.tensor(labels)
+
+    def _fits(self, images: int) -> bool:
+        size = images * self.channels * self.image_size**2
+        return self.in_memory == "always" or (self.in_memory == "auto" and size < IN_MEMORY_LIMIT)

@@ -1,0 +1,39 @@
+"""Checks of arguments that constructor and functions share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fedloge.errors import ConfigError
+
+
+def check_choice(argument: str, value: Any, choices: Sequence[Any]) -> None:
+    """Refuse what is not one of the choices.
+
+    Raises:
+        ConfigError: Naming them.
+    """
+    if value not in choices:
+        raise ConfigError(argument, value, "is unknown", f"Choose one of {', '.join(map(str, choices))}.")
+
+
+def check_least(argument: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        ConfigError: Naming the least.
+    """
+    if value < least:
+        raise ConfigError(argument, value, f"must be at least {least}", "Choose a larger whole number.")
+
+
+def check_positive(argument: str, value: float, remedy: str) -> None:
+    """Refuse what is not a positive, finite number.
+
+    Raises:
+        ConfigError: With the remedy.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(argument, value, "must be positive and finite", remedy)

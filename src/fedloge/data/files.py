@@ -1,0 +1,118 @@
+"""Files below a root, which is a folder or a zip archive."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from fedloge.errors import DataError
+
+
+class Files(Protocol):
+    """Files below a root; paths are relative to it, with forward slashes. Names that begin with a dot are left out."""
+
+    root: Path
+
+    def folders(self, path: str) -> list[str] | None:
+        """Names of the folders in a folder, sorted; None where there is no such folder."""
+        ...
+
+    def names(self, path: str) -> list[str]:
+        """Names of the files in a folder, sorted."""
+        ...
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file for reading; threads may do this at the same time."""
+        ...
+
+
+class FolderFiles:
+    """Files in a folder.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folders(self, path: str) -> list[str] | None:
+        """Names of the folders in a folder, sorted; None where there is no such folder."""
+        folder = self.root / path
+        return _visible(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else None
+
+    def names(self, path: str) -> list[str]:
+        """Names of the files in a folder, sorted."""
+        return _visible(entry.name for entry in (self.root / path).iterdir() if entry.is_file())
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file for reading."""
+        return (self.root / path).open("rb")
+
+
+class ZipFiles:
+    """Files in a zip archive, read from it without unpacking.
+
+    Args:
+        root: The archive.
+
+    Raises:
+        DataError: If it is not one.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open()
+
+    def folders(self, path: str) -> list[str] | None:
+        """Names of the folders in a folder, sorted; None where there is no such folder."""
+        return _visible(self._folders[path]) if path in self._folders else None
+
+    def names(self, path: str) -> list[str]:
+        """Names of the files in a folder, sorted."""
+        return _visible(self._names.get(path, ()))
+
+    def open(self, path: str) -> IO[bytes]:
+        """A file for reading."""
+        return BytesIO(self._archive.read(path))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """An open archive cannot be copied; the copy opens it again."""
+        return {"root": self.root}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.root = state["root"]
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._archive = zipfile.ZipFile(self.root)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{str(self.root)!r} cannot be read as a zip archive: {error}.") from error
+        self._names: dict[str, list[str]] = {}
+        self._folders: dict[str, set[str]] = {}
+        for member in self._archive.namelist():  # a folder ends with a slash, and need not be listed
+            folder, _, name = member.rpartition("/")
+            self._names.setdefault(folder, []).extend([name] if name else [])
+        for folder in self._names:
+            self._add_folder(folder)
+
+    def _add_folder(self, path: str) -> None:
+        self._folders.setdefault(path, set())
+        if path:
+            above, _, name = path.rpartition("/")
+            self._add_folder(above)
+            self._folders[above].add(name)
+
+
+def open_files(root: str | Path) -> Files:
+    """The files of a folder, or of a zip archive."""
+    path = Path(root)
+    return ZipFiles(path) if path.suffix.lower() == ".zip" and path.is_file() else FolderFiles(path)
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not name.startswith("."))

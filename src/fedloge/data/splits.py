@@ -1,0 +1,115 @@
+"""Who owns which image: how labels are divided over clients, and test images handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloge.errors import ConfigError
+
+Ints = NDArray[np.int64]
+
+
+def dirichlet(labels: Ints, num_classes: int, num_clients: int, alpha: float, rng: np.random.Generator) -> Ints:
+    """Owner of every image: per class, client shares p ~ Dirichlet(α) and each image to client k with p_k."""
+    owners = np.zeros(len(labels), dtype=np.int64)
+    for c in range(num_classes):
+        members = np.flatnonzero(labels == c)
+        shares = rng.dirichlet(np.full(num_clients, alpha))
+        if not np.isfinite(shares).all() or not shares.sum() > 0:  # α so small that every share underflows
+            shares = np.eye(num_clients)[rng.integers(num_clients)]
+        owners[members] = rng.choice(num_clients, len(members), p=shares / shares.sum())
+    return owners
+
+
+def dirichlet_paper(labels: Ints, num_classes: int, num_clients: int, alpha: float, seed: int) -> Ints:
+    """Owner of every image by the recipe of the published splits, whose legacy generator it needs.
+
+    The binomial draw that nothing uses is part of the recipe: it moves the generator on.
+
+    Raises:
+        ConfigError: If α is so small that the recipe's shares underflow.
+    """
+    rng = np.random.RandomState(seed)
+    rng.binomial(1, 1, (num_clients, num_classes))
+    owners = np.zeros(len(labels), dtype=np.int64)
+    for c in range(num_classes):
+        members = np.flatnonzero(labels == c)
+        shares = rng.dirichlet(np.full(num_clients, alpha))
+        if not np.isfinite(shares).all():
+            remedy = "Take a larger alpha, or scheme dirichlet."
+            raise ConfigError("data.alpha", alpha, "is too small for scheme dirichlet_paper", remedy)
+        owners[members] = rng.choice(num_clients, len(members), p=shares)
+    return owners
+
+
+def iid(labels: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
+    """Owner of every image: a random split into parts whose sizes differ by one at most."""
+    return rng.permutation(np.arange(len(labels)) % num_clients)
+
+
+def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: np.random.Generator) -> Ints:
+    """Give every client at least ``min_samples`` images, each taken from whoever is largest then.
+
+    The giver loses an image of the class it has most of. Every step adds one missing image, so it ends.
+    """
+    owners = owners.copy()
+    sizes = np.bincount(owners, minlength=num_clients)
+    for poor in np.flatnonzero(sizes < min_samples):
+        while sizes[poor] < min_samples:
+            rich = int(np.argmax(sizes))
+            own = np.flatnonzero(owners == rich)
+            commonest = np.bincount(labels[own]).argmax()
+            owners[rng.choice(own[labels[own] == commonest])] = poor
+            sizes[poor] += 1
+            sizes[rich] -= 1
+    return owners
+
+
+def count_matrix(owners: Ints, labels: Ints, num_clients: int, num_classes: int) -> Ints:
+    """n_{k,c}, int64 [K, C]."""
+    cells = np.bincount(owners * num_classes + labels, minlength=num_clients * num_classes)
+    return cells.reshape(num_clients, num_classes).astype(np.int64)
+
+
+def local_test_counts(counts: Ints, test_labels: Ints) -> Ints:
+    """Test images per client and class, ⌊n_test · n_{k,c} / N⌋, and none of a class that the test set lacks.
+
+    Args:
+        counts: n_{k,c} of the training images, int64 [K, C].
+        test_labels: Class of every image of the global test set.
+
+    Returns:
+        int64 [K, C].
+    """
+    wanted: Ints = len(test_labels) * counts // counts.sum()
+    wanted[:, np.bincount(test_labels, minlength=counts.shape[1]) == 0] = 0
+    return wanted
+
+
+def local_tests(wanted: Ints, test_labels: Ints, rng: np.random.Generator) -> tuple[Ints, ...]:
+    """Draw every client's test images from the global test set, independently of the other clients.
+
+    A client that asks for more images of a class than there are gets each of them as often as it fits and draws the
+    rest, so that its test distribution keeps the shape of its training distribution.
+
+    Args:
+        wanted: Test images per client and class, int64 [K, C].
+        test_labels: Class of every test image; has each class that is wanted.
+        rng: Generator.
+
+    Returns:
+        Per client, indices of test images.
+    """
+    members = [np.flatnonzero(test_labels == c) for c in range(wanted.shape[1])]
+    return tuple(_draw(row, members, rng) for row in wanted)
+
+
+def _draw(row: Ints, members: Sequence[Ints], rng: np.random.Generator) -> Ints:
+    parts = [np.zeros(0, dtype=np.int64)]
+    for count, own in zip(row.tolist(), members, strict=True):
+        passes, rest = divmod(count, max(len(own), 1))
+        parts += [own] * passes + [np.sort(rng.choice(own, rest, replace=False))]
+    return np.concatenate(parts)
