@@ -17,7 +17,7 @@ class SharedState:
 
     Args:
         tensors: Entries that clients train and the server averages (θ and ψ for FedLoGe).
-        fixed: Entries that the server makes once and nobody changes (SSE-C); broadcast in the first round only.
+        fixed: Entries that the server makes once and nobody changes (SSE-C); broadcast once, before the first round.
     """
 
     tensors: Tensors

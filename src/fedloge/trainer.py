@@ -166,7 +166,8 @@ class FederatedTrainer(Trainer):
         self._tell("on_round_start", number, cohort)
         phases = self.method.phases(self.local_epochs)
         tasks = [ClientTask(client, number, phases) for client in cohort]
-        traffic = Traffic(num_bytes(state.shared.tensors), num_bytes(state.shared.fixed) if number == 1 else 0)
+        broadcast = num_bytes(state.shared.fixed) * self.data.num_clients if number == 1 else 0
+        traffic = Traffic(num_bytes(state.shared.tensors), broadcast)
         results = self.executor.run(state.shared, state.clients, tasks)
         shared = self.method.aggregate(self._receive(results, number, state.clients, traffic))
         state = FederatedState(number, state.shared, state.clients).with_shared(shared)
@@ -270,18 +271,18 @@ class Traffic:
     """Counts what a round sends, and averages its training losses.
 
     Args:
-        bytes_shared: Size of the shared entries, sent down to every client and up again.
-        bytes_fixed: Size of what is broadcast besides.
+        bytes_shared: Size of the shared entries, sent down to every client of the round and up again.
+        broadcast: Bytes that go down besides (what is fixed, to all clients, in the first round).
     """
 
-    def __init__(self, bytes_shared: int, bytes_fixed: int) -> None:
-        self._bytes_down_each = bytes_shared + bytes_fixed
-        self.bytes_up = self.bytes_down = self.examples = 0
+    def __init__(self, bytes_shared: int, broadcast: int) -> None:
+        self._bytes_shared, self.bytes_down = bytes_shared, broadcast
+        self.bytes_up = self.examples = 0
         self.loss = 0.0
 
     def count(self, update: ClientUpdate) -> None:
         """Take a client's update into account."""
-        self.bytes_down += self._bytes_down_each
+        self.bytes_down += self._bytes_shared
         self.bytes_up += num_bytes(update.tensors)
         self.examples += update.num_examples
         self.loss += update.metrics["loss"] * update.num_examples
