@@ -168,10 +168,6 @@ class RunFolder:
         store = ClientStore(len(clients), clients.__getitem__)
         return FederatedState(about["round"], SharedState(shared, fixed), store)
 
-    def has_checkpoint(self, name: str) -> bool:
-        """Whether there is a checkpoint of this name."""
-        return (self.path / "checkpoints" / name / "state.json").is_file()
-
 
 def environment() -> dict[str, Any]:
     """Versions, machine, threads, git commit and command, for ``environment.json``."""

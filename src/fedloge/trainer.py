@@ -14,11 +14,12 @@ from lightning.pytorch.loggers import Logger
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import RunFolder, class_rows, client_rows
+from fedloge.checks import check_least, check_not_negative
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import ClientResult, ClientTask, LocalSettings, SerialExecutor
+from fedloge.executors import EXECUTORS, ClientResult, ClientTask, LocalSettings
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Method, Phase
 from fedloge.sampling import sample_cohort
@@ -74,8 +75,12 @@ class FederatedTrainer(Trainer):
         logger: Logger | list[Logger] | bool | None = None,
         callbacks: Callback | list[Callback] | None = None,
     ) -> None:
-        _check_positive(rounds=rounds, local_epochs=local_epochs, evaluate_every=evaluate_every)
-        _check_positive(checkpoint_every=checkpoint_every, threads=1 if threads is None else threads)
+        check_least("trainer.rounds", rounds, 1)
+        check_least("trainer.local_epochs", local_epochs, 1)
+        check_least("trainer.evaluate_every", evaluate_every, 1)
+        check_least("trainer.checkpoint_every", checkpoint_every, 1)
+        check_least("trainer.threads", 1 if threads is None else threads, 1)
+        check_not_negative("trainer.seed", seed, "Choose 0 or more.")
         if not 0 < participation <= 1:
             raise ConfigError(
                 "trainer.participation",
@@ -83,8 +88,6 @@ class FederatedTrainer(Trainer):
                 "must lie in (0, 1]",
                 "1.0 trains every client in every round.",
             )
-        if seed < 0:
-            raise ConfigError("trainer.seed", seed, "must not be negative", "Choose 0 or more.")
         with quiet_lightning(), _clear_accelerator_error(accelerator):
             super().__init__(
                 accelerator=accelerator,
@@ -155,7 +158,7 @@ class FederatedTrainer(Trainer):
         """Make the executor and the evaluator for a method and its data."""
         self.method, self.data = method, data
         self._final: Result | None = None
-        self.executor = SerialExecutor(method, data, self.local_settings)
+        self.executor = EXECUTORS[self.executor_name](method, data, self.local_settings)
         self.evaluator = Evaluator(
             method, data, data.num_clients, self.mask_absent, self.shot_rule, self.strategy.root_device
         )
@@ -333,9 +336,3 @@ def _clear_accelerator_error(accelerator: str) -> Iterator[None]:
         raise ConfigError(
             "trainer.accelerator", accelerator, f"cannot be used: {error}", "auto takes what there is."
         ) from error
-
-
-def _check_positive(**arguments: int) -> None:
-    for name, value in arguments.items():
-        if value < 1:
-            raise ConfigError(f"trainer.{name}", value, "must be at least 1", "Choose a positive whole number.")

@@ -10,8 +10,8 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from fedloge.checks import check_choice, check_least
 from fedloge.data.augment import Augment
-from fedloge.data.checks import check_choice, check_least
 from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
 from fedloge.data.longtail import Profile, long_tail, max_over_min
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition

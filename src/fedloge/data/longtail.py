@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.data.checks import check_positive
+from fedloge.checks import check_positive
 from fedloge.errors import ConfigError
 
 Profile = Literal["exponential", "step"]

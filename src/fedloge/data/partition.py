@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fedloge.data.checks import check_choice, check_least, check_positive
+from fedloge.checks import check_choice, check_least, check_positive
 from fedloge.data.splits import (
     Ints,
     count_matrix,

@@ -79,8 +79,8 @@ class Evaluation:
         """Accuracy of the generic model, overall and by group; empty without one."""
         if self.global_confusion is None:
             return {}
-        result = {"acc": metrics.accuracy(self.global_confusion)}
-        return result | {f"acc_{shot}": self._group(self.global_confusion, shot) for shot in SHOTS}
+        groups = metrics.group_accuracies(self.global_confusion, self.groups, SHOTS)
+        return {"acc": metrics.accuracy(self.global_confusion)} | {f"acc_{s}": groups[s] for s in SHOTS}
 
     def personal(self) -> dict[str, float]:
         """Mean over clients of their accuracy, its deviation, the worst tenth, F1 and the groups; empty without any.
@@ -104,9 +104,6 @@ class Evaluation:
         """All of it under the names of ``metrics.csv``."""
         views = {"global": self.generic(), "personal": self.personal()}
         return {f"{prefix}{view}/{name}": value for view, part in views.items() for name, value in part.items()}
-
-    def _group(self, matrix: Tensor, shot: str) -> float:
-        return metrics.group_accuracy(matrix, torch.tensor([group == shot for group in self.groups]))
 
 
 class Evaluator:
@@ -195,10 +192,7 @@ class Evaluator:
             accuracy=metrics.accuracy(matrix),
             macro_f1=metrics.f1(matrix, "macro"),
             weighted_f1=metrics.f1(matrix, "weighted"),
-            groups={
-                shot: metrics.group_accuracy(matrix, torch.tensor([group == shot for group in self.groups]))
-                for shot in SHOTS
-            },
+            groups=metrics.group_accuracies(matrix, self.groups, SHOTS),
         )
 
 

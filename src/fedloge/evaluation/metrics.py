@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,11 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
 def group_accuracy(matrix: Tensor, classes: Tensor) -> float:
     """Share of correct predictions on the images of some classes (a boolean mask [C]); nan without any."""
     return _ratio(matrix.diagonal()[classes].sum(), matrix[classes].sum())
+
+
+def group_accuracies(matrix: Tensor, groups: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """:func:`group_accuracy` of each named group, given the group of every class."""
+    return {name: group_accuracy(matrix, torch.tensor([group == name for group in groups])) for name in names}
 
 
 def f1(matrix: Tensor, average: str) -> float:

@@ -3,4 +3,7 @@
 from fedloge.executors.base import ClientResult, ClientTask, Executor, LocalSettings
 from fedloge.executors.serial import SerialExecutor
 
-__all__ = ["ClientResult", "ClientTask", "Executor", "LocalSettings", "SerialExecutor"]
+EXECUTORS = {"auto": SerialExecutor, "serial": SerialExecutor}
+"""By the name that ``trainer.executor`` gives them."""
+
+__all__ = ["EXECUTORS", "ClientResult", "ClientTask", "Executor", "LocalSettings", "SerialExecutor"]

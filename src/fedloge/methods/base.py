@@ -11,6 +11,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fedloge.aggregation import weighted_mean
+from fedloge.checks import check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.models.base import Backbone
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
@@ -96,12 +97,10 @@ class Method(LightningModule):
         super().__init__()
         if num_classes < 2:
             raise ConfigError("model.num_classes", num_classes, "must be at least 2", "Check the data's classes.")
-        if lr < 0:
-            raise ConfigError("model.lr", lr, "must not be negative", "The paper's recipe has 0.03.")
+        check_not_negative("model.lr", lr, "The paper's recipe has 0.03.")
         if not 0 <= momentum < 1:
             raise ConfigError("model.momentum", momentum, "must lie in [0, 1)", "The paper's recipe has 0.5.")
-        if weight_decay < 0:
-            raise ConfigError("model.weight_decay", weight_decay, "must not be negative", "The recipe has 0.")
+        check_not_negative("model.weight_decay", weight_decay, "The recipe has 0.")
         self.automatic_optimization = False
         self.backbone = backbone
         self.num_classes = num_classes
@@ -196,7 +195,7 @@ class Method(LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.zero_grad()
-        self.manual_backward(torch.stack(tuple(losses.values())).sum() if len(losses) > 1 else _only(losses))
+        self.manual_backward(torch.stack(tuple(losses.values())).sum())
         optimizer.step()
         self._record(losses, len(batch[1]))
 
@@ -280,7 +279,3 @@ class Method(LightningModule):
 def within(name: str, part: str) -> bool:
     """Whether the module or entry ``name`` is ``part`` or lies in it, by whole dotted components."""
     return name == part or name.startswith(part + ".")
-
-
-def _only(losses: Mapping[str, Tensor]) -> Tensor:
-    return next(iter(losses.values()))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from fedloge.errors import ConfigError
+from fedloge.checks import check_not_negative
 from fedloge.losses import proximal
 from fedloge.methods.base import Batch, Phase, View
 from fedloge.methods.fedavg import FedAvg
@@ -30,8 +30,7 @@ class Ditto(FedAvg):
 
     def __init__(self, backbone: Backbone, num_classes: int, lam: float = 0.75, **kwargs: Any) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        if lam < 0:
-            raise ConfigError("model.lam", lam, "must not be negative", "Usual values are 0.1, 0.75 and 2.")
+        check_not_negative("model.lam", lam, "Usual values are 0.1, 0.75 and 2.")
         self.lam = lam
         self.personal_backbone = copy.deepcopy(self.backbone)
         self.personal_head = copy.deepcopy(self.head)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedloge.errors import ConfigError
+from fedloge.checks import check_not_negative
 from fedloge.methods.base import Batch, Phase, TrainClients, View
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
@@ -44,10 +44,8 @@ class FedAvgFT(FedAvg):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        if finetune_epochs < 0:
-            raise ConfigError("model.finetune_epochs", finetune_epochs, "must not be negative", "0 turns it off.")
-        if finetune_lr is not None and finetune_lr < 0:
-            raise ConfigError("model.finetune_lr", finetune_lr, "must not be negative", "null takes model.lr.")
+        check_not_negative("model.finetune_epochs", finetune_epochs, "0 turns it off.")
+        check_not_negative("model.finetune_lr", finetune_lr, "null takes model.lr.")
         self.finetune_epochs, self.finetune_part, self.finetune_lr = finetune_epochs, finetune_part, finetune_lr
         self.personal_backbone = copy.deepcopy(self.backbone)
         self.personal_head = copy.deepcopy(self.head)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedloge.checks import check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.etf import check_sse_c, sse_c
 from fedloge.methods.base import Batch, Method, Phase, TrainClients, View
@@ -76,11 +77,9 @@ class FedLoGe(Method):
         check_sse_c(num_classes, dim, beta=beta, gamma=gamma, frame=sse_frame)
         if ga_scale <= 0:
             raise ConfigError("model.ga_scale", ga_scale, "must be positive", "The released code has 1.7.")
-        if finetune_epochs < 0:
-            raise ConfigError("model.finetune_epochs", finetune_epochs, "must not be negative", "0 turns it off.")
+        check_not_negative("model.finetune_epochs", finetune_epochs, "0 turns it off.")
         for name, rate in (("head_lr", head_lr), ("finetune_lr", finetune_lr)):
-            if rate is not None and rate < 0:
-                raise ConfigError(f"model.{name}", rate, "must not be negative", "null takes model.lr.")
+            check_not_negative(f"model.{name}", rate, "null takes model.lr.")
         self.beta, self.gamma = beta, gamma
         self.sse_solver, self.sse_frame = sse_solver, sse_frame
         self.head_lr, self.finetune_lr = head_lr, finetune_lr

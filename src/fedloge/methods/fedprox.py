@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedloge.errors import ConfigError
+from fedloge.checks import check_not_negative
 from fedloge.losses import proximal
 from fedloge.methods.base import Batch
 from fedloge.methods.fedavg import FedAvg
@@ -26,8 +26,7 @@ class FedProx(FedAvg):
 
     def __init__(self, backbone: Backbone, num_classes: int, mu: float = 0.01, **kwargs: Any) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        if mu < 0:
-            raise ConfigError("model.mu", mu, "must not be negative", "The authors' grid is 0.001 to 1.")
+        check_not_negative("model.mu", mu, "The authors' grid is 0.001 to 1.")
         self.mu = mu
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedloge.aggregation import average_personal
+from fedloge.checks import check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.methods.base import Phase, TrainClients
 from fedloge.methods.fedavg import FedAvg
@@ -43,8 +44,7 @@ class FedRep(FedAvg):
         if head_epochs < 1:
             raise ConfigError("model.head_epochs", head_epochs, "must be at least 1", "The authors have 10.")
         for name, value in (("body_epochs", body_epochs), ("final_head_epochs", final_head_epochs)):
-            if value < 0:
-                raise ConfigError(f"model.{name}", value, "must not be negative", "0 turns it off.")
+            check_not_negative(f"model.{name}", value, "0 turns it off.")
         self.head_epochs, self.body_epochs, self.final_head_epochs = head_epochs, body_epochs, final_head_epochs
 
     def phases(self, local_epochs: int) -> Sequence[Phase]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedloge.errors import ConfigError
+from fedloge.checks import check_not_negative
 from fedloge.losses import balanced_softmax
 from fedloge.methods.base import Batch, View
 from fedloge.methods.fedavg import FedAvg
@@ -41,10 +41,8 @@ class FedROD(FedAvg):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        if count_floor < 0:
-            raise ConfigError("model.count_floor", count_floor, "must not be negative", "Choose 0 or 1.")
-        if personal_lr is not None and personal_lr < 0:
-            raise ConfigError("model.personal_lr", personal_lr, "must not be negative", "null takes model.lr.")
+        check_not_negative("model.count_floor", count_floor, "Choose 0 or 1.")
+        check_not_negative("model.personal_lr", personal_lr, "null takes model.lr.")
         self.balanced, self.count_floor, self.personal_lr = balanced, count_floor, personal_lr
         self.personal_head = nn.Linear(backbone.out_features, num_classes)
         nn.init.zeros_(self.personal_head.weight)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedloge.data.checks import check_positive
+from fedloge.checks import check_positive
 from fedloge.data.images import Images
 from fedloge.errors import ConfigError, DataError
 

@@ -92,9 +92,6 @@ class CIFAR10(_CIFAR):
     std = (0.2470, 0.2435, 0.2616)
     dataset = datasets.CIFAR10
 
-    def __init__(self, root: str = "data", download: bool = False) -> None:
-        super().__init__(root, download)
-
 
 class CIFAR100(_CIFAR):
     """CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels, 100 classes (Krizhevsky, 2009).
@@ -109,6 +106,3 @@ class CIFAR100(_CIFAR):
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     dataset = datasets.CIFAR100
-
-    def __init__(self, root: str = "data", download: bool = False) -> None:
-        super().__init__(root, download)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedloge.data.checks import check_choice, check_least
+from fedloge.checks import check_choice, check_least
 from fedloge.data.files import open_files
 from fedloge.data.images import FileImages, Images
 from fedloge.data.sources.base import Dataset, Source, check_statistics

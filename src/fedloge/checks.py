@@ -1,4 +1,4 @@
-"""Checks of arguments that constructor and functions share."""
+"""Checks of arguments that constructors and functions share."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def check_positive(argument: str, value: float, remedy: str) -> None:
     """
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(argument, value, "must be positive and finite", remedy)
+
+
+def check_not_negative(argument: str, value: float | None, remedy: str) -> None:
+    """Refuse a negative number; None, where it is allowed, stands for another option.
+
+    Raises:
+        ConfigError: With the remedy.
+    """
+    if value is not None and value < 0:
+        raise ConfigError(argument, value, "must not be negative", remedy)
