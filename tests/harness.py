@@ -3,8 +3,9 @@
 import torch
 
 from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
+from fedloge.methods import Client
 from fedloge.models import SmallCNN
-from fedloge.state import FederatedState
+from fedloge.state import ClientStore, FederatedState
 
 
 def build(method, seed=0, **options):
@@ -25,8 +26,24 @@ def run_round(method, data, state, cohort=None, epochs=2, seed=0, phases=None):
     results = list(executor.run(state.shared, state.clients, tasks))
     for result in results:
         state.clients[result.update.client] = result.personal
-    shared = method.aggregate(result.update for result in results)
-    return FederatedState(state.round + 1, state.shared, state.clients).with_shared(shared), results
+    server = torch.Generator().manual_seed(state.round)
+    changed = method.aggregate((result.update for result in results), state, server)
+    return FederatedState(state.round + 1, state.shared, state.clients).with_shared(changed), results
+
+
+def population(data):
+    return [Client(k, tuple(data.client_counts(k))) for k in range(data.num_clients)]
+
+
+def finalize(method, data, state):
+    """With its training part, in place of the trainer."""
+
+    def on_clients(start, phases):
+        store = ClientStore(len(start.clients), start.clients.__getitem__)
+        run_round(method, data, FederatedState(start.round, start.shared, store), phases=phases)
+        return store
+
+    return method.finalize(state, population(data), on_clients)
 
 
 def train(method, data, rounds=2, **options):

@@ -19,9 +19,11 @@ import fedloge.methods
 import fedloge.models
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
+from fedloge.data.sources.base import Source
 from fedloge.errors import FedlogeError
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Method
+from fedloge.models.base import Backbone
 from fedloge.trainer import FederatedTrainer
 
 CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__)
@@ -158,6 +160,7 @@ def _option_names() -> list[str]:
     """The names of all options of trainer, data, and the classes that come with fedloge."""
     classes: list[type] = [FederatedTrainer, FederatedDataModule, Method]
     for module in (fedloge.methods, fedloge.models, fedloge.data.sources):
-        classes += [item for item in vars(module).values() if isinstance(item, type)]
+        kinds = Method, Backbone, Source
+        classes += [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, kinds)]
     names = {name for cls in classes for name in inspect.signature(cls).parameters}
     return sorted(names | {"trainer", "model", "data", "config", "seed_everything", "class_path", "init_args"})

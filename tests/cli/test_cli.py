@@ -46,7 +46,8 @@ def summary(folder):
 
 CONFIGS = [
     pytest.param(name, marks=pytest.mark.slow if "cifar100" in name else ())
-    for name in sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+    for folder in (".", "cifar10_lt", "cifar100_lt")
+    for name in sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs" / folder).glob("*.yaml"))
 ]
 
 

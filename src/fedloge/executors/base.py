@@ -7,7 +7,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,10 @@ class FederatedData(Protocol):
         """n_{k,c}, length C."""
         ...
 
+    def client_batches(self, client: int, device: torch.device | None = None) -> Iterable[Any]:
+        """A client's training images in order, without augmentation."""
+        ...
+
     def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> Any:
         """Batches of a client; every iteration over it is the next local epoch."""
         ...
@@ -32,12 +36,13 @@ class FederatedData(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a local fit runs: the run's seed and the arguments of Lightning's Trainer."""
+    """How a local fit runs: the run's seed, the arguments of Lightning's Trainer, and the device they amount to."""
 
     seed: int
     accelerator: str = "cpu"
     devices: int | list[int] = 1
     precision: Any = "32-true"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -78,18 +83,20 @@ def train_client(
     The result depends on the arguments alone: data order and augmentation come from (seed, round, client), and
     torch's global generators, which dropout reads, are seeded from them too and restored afterwards.
     """
-    counts = tuple(int(count) for count in data.client_counts(task.client))
-    client = Client(task.client, sum(counts), counts)
+    client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
+    phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
     with _isolated_random_state(derive(settings.seed, task.round, task.client, Stream.MODULE)):
         method.begin(client, shared, personal)
-        for number, phase in enumerate(task.phases):
-            if phase.epochs == 0:
-                continue
+        report = _report(method, "report_received", data, client, settings.device)
+        for number, phase in phases.items():
             method.begin_phase(phase)
             loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
             with quiet_lightning(), _interrupts_as_usual():
                 local_trainer(settings, phase.epochs).fit(method, loader)
-    return _result(method, client)
+        report = {**report, **_report(method, "report_trained", data, client, settings.device)}
+    kept = {name for phase in phases.values() for name in phase.keep}
+    own = {name: tensor.clone() for name, tensor in method.personal_entries(kept).items()}
+    return ClientResult(_update(method, client, report), own)
 
 
 def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
@@ -108,15 +115,24 @@ def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
     )
 
 
-def _result(method: Method, client: Client) -> ClientResult:
-    update = ClientUpdate(
+@torch.no_grad()
+def _report(method: Method, hook: str, data: FederatedData, client: Client, device: torch.device) -> Tensors:
+    if getattr(type(method), hook) is getattr(Method, hook):
+        return {}
+    method.to(device).eval()
+    report: Tensors = getattr(method, hook)(data.client_batches(client.id, device))
+    return {name: tensor.cpu() for name, tensor in report.items()}
+
+
+def _update(method: Method, client: Client, report: Tensors) -> ClientUpdate:
+    return ClientUpdate(
         client=client.id,
         tensors=method.shared_state().tensors,
         num_examples=client.num_examples,
         class_counts=client.class_counts,
         metrics=method.local_metrics(),
+        report=report,
     )
-    return ClientResult(update, {name: tensor.clone() for name, tensor in method.personal_entries().items()})
 
 
 @contextlib.contextmanager
