@@ -224,10 +224,14 @@ class FederatedTrainer(Trainer):
         result = self._final or self.evaluate(state, train=True)
         self._write_tables(state.round, result)
         self._save("final", result.final)
-        summary = self.summarize(result, seconds)
+        summary = {**self.summarize(result, seconds), "personal_masked": self._masked(result)}
         self.folder.write_json("summary.json", summary)
         self._tell("on_run_end", summary)
         return summary
+
+    def _masked(self, result: Result) -> dict[str, float] | None:
+        """The final personal models without the classes that a client has no training image of."""
+        return self.evaluator.evaluate(result.final, "train").personal() or None
 
     def summarize(self, result: Result, seconds: float) -> dict[str, Any]:
         """The content of ``summary.json``."""

@@ -133,8 +133,9 @@ class Evaluator:
         self._features: tuple[list[Tensor], Tensor] | None = None
 
     @torch.no_grad()
-    def evaluate(self, state: FederatedState) -> Evaluation:
-        """Test the 1 + K models of a state."""
+    def evaluate(self, state: FederatedState, mask_absent: MaskAbsent | None = None) -> Evaluation:
+        """Test the 1 + K models of a state, with the mask asked for here or at the start."""
+        mask = mask_absent or self.mask_absent
         self.method.to(self.device).eval()
         generic, personal, scores = None, None, []
         if "global" in self.method.views:
@@ -142,19 +143,19 @@ class Evaluator:
             features = self._features_of(state, averaged, "global")
             generic = self._confusion(self.method.logits(features, "global"), slice(None))
         if "personal" in self.method.views:
-            for client, matrix in self._client_confusions(state):
+            for client, matrix in self._client_confusions(state, mask):
                 personal = matrix if personal is None else personal + matrix
                 scores.append(self._score(client, matrix))
         return Evaluation(generic, personal, tuple(scores), self.groups)
 
-    def _client_confusions(self, state: FederatedState) -> Iterator[tuple[Client, Tensor]]:
+    def _client_confusions(self, state: FederatedState, mask: MaskAbsent) -> Iterator[tuple[Client, Tensor]]:
         for client in self.population:
             indices = self.data.client_test_indices(client.id).to(self.device)
             if len(indices) == 0:
                 continue
             features = self._features_of(state, state.clients[client.id], "personal", indices)
             logits = self.method.logits(features, "personal")
-            if self.mask_absent == "train":
+            if mask == "train":
                 absent = torch.tensor(client.class_counts, device=self.device) == 0
                 logits = logits.masked_fill(absent, float("-inf"))
             yield client, self._confusion(logits, indices)
