@@ -2,7 +2,7 @@
 
 import torch
 
-from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
+from fedloge.executors import ClientTask, LocalSettings, Serial
 from fedloge.methods import Client
 from fedloge.models import SmallCNN
 from fedloge.state import ClientStore, FederatedState
@@ -20,7 +20,8 @@ def initial(method, num_clients):
 
 def run_round(method, data, state, cohort=None, epochs=2, seed=0, phases=None):
     """Train the cohort from a state; returns the next state and the results. The store of clients is updated."""
-    executor = SerialExecutor(method, data, LocalSettings(seed))
+    executor = Serial()
+    executor.start(method, data, LocalSettings(seed))
     clients = range(data.num_clients) if cohort is None else cohort
     tasks = [ClientTask(client, state.round + 1, phases or method.phases(epochs)) for client in clients]
     results = list(executor.run(state.shared, state.clients, tasks))

@@ -21,7 +21,7 @@ from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import EXECUTORS, ClientResult, ClientTask, LocalSettings
+from fedloge.executors import ClientResult, ClientTask, Executor, LocalSettings, make_executor
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.sampling import sample_cohort
@@ -39,7 +39,8 @@ class FederatedTrainer(Trainer):
         participation: Fraction of the clients that take part in a round, drawn anew each time.
         evaluate_every: Evaluate after every so many rounds, and after the last.
         checkpoint_every: Save after every so many rounds, and after the last.
-        executor: How a round's clients are trained.
+        executor: How a round's clients are trained: ``serial``, one at a time; ``processes``, one per core of this
+            machine; ``ray``, on a cluster; ``auto`` takes processes where that pays. The result is the same.
         seed: Where all randomness of the training comes from (the split of the data has its own, ``data.seed``).
         run_dir: The run folder; None takes ``runs/<method>``.
         overwrite: Replace an older run in that folder.
@@ -49,7 +50,7 @@ class FederatedTrainer(Trainer):
         accelerator: ``auto``, ``cpu`` or ``cuda``.
         devices: Lightning's ``devices``; one device is used.
         precision: Lightning's ``precision``.
-        threads: Threads of torch on the CPU; None leaves torch's own choice. One is best for small networks.
+        threads: Threads of torch that train a client on the CPU. More than one changes results in the last bit.
         logger: Lightning loggers, given the metrics with the round as the step.
         callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
 
@@ -64,7 +65,7 @@ class FederatedTrainer(Trainer):
         participation: float = 1.0,
         evaluate_every: int = 1,
         checkpoint_every: int = 10,
-        executor: Literal["auto", "serial"] = "auto",
+        executor: Executor | Literal["auto", "serial", "processes", "ray"] = "auto",
         seed: int = 3407,
         run_dir: str | None = None,
         overwrite: bool = False,
@@ -73,7 +74,7 @@ class FederatedTrainer(Trainer):
         accelerator: str = "auto",
         devices: int | list[int] = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
-        threads: int | None = None,
+        threads: int = 1,
         logger: Logger | list[Logger] | bool | None = None,
         callbacks: Callback | list[Callback] | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class FederatedTrainer(Trainer):
         check_least("trainer.local_epochs", local_epochs, 1)
         check_least("trainer.evaluate_every", evaluate_every, 1)
         check_least("trainer.checkpoint_every", checkpoint_every, 1)
-        check_least("trainer.threads", 1 if threads is None else threads, 1)
+        check_least("trainer.threads", threads, 1)
         check_not_negative("trainer.seed", seed, "Choose 0 or more.")
         if not 0 < participation <= 1:
             raise ConfigError(
@@ -104,13 +105,12 @@ class FederatedTrainer(Trainer):
             )
         self.rounds, self.local_epochs, self.participation = rounds, local_epochs, participation
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.executor_name, self.seed = executor, seed
+        self.asked_executor, self.seed = executor, seed
         self.run_dir, self.overwrite = run_dir, overwrite
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
         self.shot_rule: ShotRule = shot_rule
-        self.local_settings = LocalSettings(seed, accelerator, devices, precision, self.strategy.root_device)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.local_settings = LocalSettings(seed, accelerator, devices, precision, self.strategy.root_device, threads)
+        torch.set_num_threads(threads)
 
     # The loop ----------------------------------------------------------------------------------------------
 
@@ -139,9 +139,12 @@ class FederatedTrainer(Trainer):
         data.partition.save(self.folder.path / "partition.json")
         self._tell("on_run_start")
         began = time.perf_counter()
-        while state.round < self.rounds:
-            state = self._round(state)
-        self.finish(state, seconds=time.perf_counter() - began)
+        try:
+            while state.round < self.rounds:
+                state = self._round(state)
+            self.finish(state, seconds=time.perf_counter() - began)
+        finally:
+            self.executor.close()
 
     def start(self, method: Method, data: FederatedDataModule) -> FederatedState:
         """Load and split the data, let the server prepare the method, and return the state before the first round."""
@@ -162,11 +165,18 @@ class FederatedTrainer(Trainer):
         self._final: Result | None = None
         self.exchanged = {"bytes_up": 0, "bytes_down": 0}
         method.server_data = server_data(method, data)
-        self.executor = EXECUTORS[self.executor_name](method, data, self.local_settings)
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
+        self.executor = make_executor(self.asked_executor, self._work(), self.strategy.root_device)
+        self.executor.start(method, data, self.local_settings)
         self.evaluator = Evaluator(
             method, data, self.population, self.mask_absent, self.shot_rule, self.strategy.root_device
         )
+
+    def _work(self) -> float:
+        """How much there is to train: passes of an image through the network, times its parameters."""
+        images = sum(client.num_examples for client in self.population) * self.participation
+        parameters = sum(parameter.numel() for parameter in self.method.parameters())
+        return images * self.local_epochs * self.rounds * parameters
 
     def _round(self, state: FederatedState) -> FederatedState:
         began, number = time.perf_counter(), state.round + 1
@@ -224,14 +234,10 @@ class FederatedTrainer(Trainer):
         result = self._final or self.evaluate(state, train=True)
         self._write_tables(state.round, result)
         self._save("final", result.final)
-        summary = {**self.summarize(result, seconds), "personal_masked": self._masked(result)}
+        summary = self.summarize(result, seconds)
         self.folder.write_json("summary.json", summary)
         self._tell("on_run_end", summary)
         return summary
-
-    def _masked(self, result: Result) -> dict[str, float] | None:
-        """The final personal models without the classes that a client has no training image of."""
-        return self.evaluator.evaluate(result.final, "train").personal() or None
 
     def summarize(self, result: Result, seconds: float) -> dict[str, Any]:
         """The content of ``summary.json``."""
@@ -248,6 +254,7 @@ class FederatedTrainer(Trainer):
             "finalized": self.method.finalized,
             **self.exchanged,
             "partition_sha256": self.data.partition.sha256,
+            "personal_masked": self.evaluator.evaluate(result.final, "train").personal() or None,
             "seconds": round(seconds, 3),
         }
         return {**about, **summarize(result, self.folder.rows("metrics.csv")), **protocol}

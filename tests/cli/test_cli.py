@@ -75,6 +75,21 @@ def test_the_saved_config_repeats_the_run_to_the_bit(quickstart, tmp_path):
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
 
+def test_the_executor_does_not_change_a_run(quickstart, tmp_path):
+    options = ["--trainer.executor=processes", "--trainer.executor.workers=2"]
+    assert main([*QUICKSTART, *SHORT, *options, f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
+    for part in ("shared", "clients"):
+        file = Path("checkpoints") / "final" / f"{part}.safetensors"
+        assert (tmp_path / "run" / file).read_bytes() == (quickstart / file).read_bytes()
+    assert (tmp_path / "run" / "per_client.csv").read_bytes() == (quickstart / "per_client.csv").read_bytes()
+
+
+def test_executors_that_do_not_exist_are_named(capsys):
+    assert "Did you mean 'processes'?" in fail(capsys, *QUICKSTART, "--trainer.executor=proceses")
+    error = fail(capsys, *QUICKSTART, "--trainer.executor=serial", "--trainer.executor.workers=2")
+    assert "no option 'workers' in fedloge.executors.Serial" in error
+
+
 def test_seed_everything_is_the_seed(tmp_path):
     runs = {"a": "--seed_everything=5", "b": "--trainer.seed=5"}
     for name, option in runs.items():

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning import Trainer
@@ -16,6 +17,8 @@ from lightning import Trainer
 from fedloge.methods.base import Client, Method, Phase
 from fedloge.seeding import Stream, derive
 from fedloge.state import ClientStore, ClientUpdate, SharedState, Tensors
+
+Worker = TypeVar("Worker")
 
 
 class FederatedData(Protocol):
@@ -36,13 +39,14 @@ class FederatedData(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a local fit runs: the run's seed, the arguments of Lightning's Trainer, and the device they amount to."""
+    """How a local fit runs: the run's seed, Lightning's arguments and the device they amount to, torch's threads."""
 
     seed: int
     accelerator: str = "cpu"
     devices: int | list[int] = 1
     precision: Any = "32-true"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,59 @@ class ClientResult:
     personal: Tensors
 
 
-class Executor(Protocol):
-    """Trains the clients of a round."""
+class Executor(ABC):
+    """Trains the clients of a round; what comes out does not depend on which executor did it."""
 
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Iterable[ClientTask]) -> Iterator[ClientResult]:
+    method: Method
+    data: FederatedData
+    settings: LocalSettings
+
+    def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
+        """Take what is trained, on which data, and how; called before the first :meth:`run`."""
+        self.method, self.data, self.settings = method, data, settings
+
+    @abstractmethod
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
         """Yield the result of every task in the order of the tasks."""
-        ...
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give back processes and memory; a later :meth:`run` takes them anew."""
+
+
+def largest_first(
+    tasks: Sequence[ClientTask],
+    sizes: Sequence[int],
+    window: int,
+    idle: Callable[[], Worker | None],
+    submit: Callable[[Worker, int], None],
+    collect: Callable[[], tuple[int, ClientResult]],
+) -> Iterator[ClientResult]:
+    """Hand tasks to workers, the largest first, and yield the results in the order of the tasks.
+
+    A result waits until its turn has come; no task is handed out that is ``window`` or more places ahead of the next
+    result, so that no more than that many ever wait, however many clients there are.
+
+    Args:
+        tasks: Of the round.
+        sizes: How much work each of them is.
+        window: See above.
+        idle: A worker that has nothing to do, or None.
+        submit: Gives a worker the task at a position.
+        collect: Waits for any worker and returns position and result.
+    """
+    waiting: dict[int, ClientResult] = {}
+    todo = sorted(range(len(tasks)), key=lambda position: (-sizes[position], position))
+    for turn in range(len(tasks)):
+        while turn not in waiting:
+            while (ready := next((p for p in todo if p < turn + window), None)) is not None:
+                worker = idle()
+                if worker is None:
+                    break
+                todo.remove(ready)
+                submit(worker, ready)
+            position, result = collect()
+            waiting[position] = result
+        yield waiting.pop(turn)
 
 
 def train_client(

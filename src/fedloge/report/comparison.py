@@ -113,6 +113,7 @@ def comparison_notes(cells: Sequence[Cell]) -> list[str]:
         "GM, many, medium, few: generic model on the balanced test set. PM: mean over clients of the personal model on "
         "the client's own test set; worst tenth: mean of the worst tenth of the clients. none: the method has no such "
         "model.",
+        "Last 10: mean over the evaluations of the last 10 rounds.",
         "MB/round: what all clients of a round send and receive. s/round: wall time, evaluation included.",
     ]
     tuned = [s["method"] for s in summaries if s["before_realignment"] and s["finalized"] == "fine-tuned"]
