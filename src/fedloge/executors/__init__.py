@@ -8,14 +8,15 @@ import torch
 
 from fedloge.executors.base import ClientResult, ClientTask, Executor, LocalSettings
 from fedloge.executors.processes import Processes, num_cores
+from fedloge.executors.ray import Ray
 from fedloge.executors.serial import Serial
 
-__all__ = ["ClientResult", "ClientTask", "Executor", "LocalSettings", "Processes", "Serial", "make_executor"]
+__all__ = ["ClientResult", "ClientTask", "Executor", "LocalSettings", "Processes", "Ray", "Serial", "make_executor"]
 
 PAYS_FROM = 1e10
 """Image passes times parameters from which on starting workers, some seconds, is worth it: about a minute of work."""
 
-BY_NAME: dict[str, type[Executor]] = {"serial": Serial, "processes": Processes}
+BY_NAME: dict[str, type[Executor]] = {"serial": Serial, "processes": Processes, "ray": Ray}
 
 
 def make_executor(asked: Executor | str, work: float, device: torch.device) -> Executor:
