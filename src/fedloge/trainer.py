@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from fedloge.callbacks import FederatedCallback
-from fedloge.checkpoint import RunFolder, class_rows, client_rows
+from fedloge.checkpoint import RunFolder, class_rows, client_rows, confusion_rows
 from fedloge.checks import check_least, check_not_negative
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError
@@ -233,6 +233,7 @@ class FederatedTrainer(Trainer):
         """Realign after the last round, save the final models, and write and return the summary."""
         result = self._final or self.evaluate(state, train=True)
         self._write_tables(state.round, result)
+        self._write_confusion(result)
         self._save("final", result.final)
         summary = self.summarize(result, seconds)
         self.folder.write_json("summary.json", summary)
@@ -279,6 +280,11 @@ class FederatedTrainer(Trainer):
         for logger in self.loggers:
             logger.log_metrics(row, step=state.round)
         return row
+
+    def _write_confusion(self, result: Result) -> None:
+        for suffix, evaluation in result.evaluations().items():
+            self.folder.append("confusion.csv", confusion_rows("global" + suffix, evaluation.global_confusion))
+            self.folder.append("confusion.csv", confusion_rows("personal" + suffix, evaluation.personal_confusion))
 
     def _write_tables(self, round: int, result: Result) -> None:
         names, counts = self.data.class_names, self.data.class_counts
