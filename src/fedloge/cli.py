@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,6 +15,8 @@ USAGE = """usage: fedloge VERB ...
 
 verbs:
   fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
+  fit --config FILE --resume                   go on with the run in its folder, or start it
+  resume RUN [--trainer.rounds=N ...]          the same, from the run's own configuration
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
   compare --config FILE                        methods x seeds under the same conditions, and their table
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"fedloge {metadata.version('fedloge')}")
         return 0
-    verbs = {"fit": fit, "test": test, "realign": realign, "compare": compare}
+    verbs = {"fit": fit, "resume": resume, "test": test, "realign": realign, "compare": compare}
     try:
         if args[0] not in verbs:
             raise FedlogeError(f"no verb {args[0]!r}. Choose one of {', '.join(verbs)}.")
@@ -42,13 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FedlogeError as error:
         print(f"fedloge: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("fedloge: interrupted; the run folder keeps what was saved until then", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"fedloge: interrupted; {stop or 'what was saved until then is kept'}", file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
 
 
 def fit(args: Sequence[str]) -> int:
     """``fedloge fit``."""
+    resume = "--resume" in args
+    return _fit([arg for arg in args if arg != "--resume"], "last" if resume else None)
+
+
+def resume(args: Sequence[str]) -> int:
+    """``fedloge resume``."""
+    parser = _parser("resume", "Go on with a run where its newest checkpoint is; more --trainer.rounds extend it.")
+    parser.add_argument("--checkpoint", choices=("last", "previous"), default="last", help="which one to go on from")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.runs import run_config
+
+    return _fit([*run_config(known.run), f"--trainer.run_dir={known.run}", *overrides], known.checkpoint)
+
+
+def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     from fedloge.config import SaveConfig, build
     from fedloge.progress import RunProgress
 
@@ -56,7 +75,7 @@ def fit(args: Sequence[str]) -> int:
     progress = RunProgress()
     cli.trainer.callbacks += [SaveConfig(cli.resolved()), progress]  # type: ignore[attr-defined]
     try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     finally:
         progress.stop()
     return 0

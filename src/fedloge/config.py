@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,9 +19,10 @@ import fedloge.data.sources
 import fedloge.methods
 import fedloge.models
 from fedloge.callbacks import FederatedCallback
+from fedloge.cells import flatten
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
-from fedloge.errors import FedlogeError
+from fedloge.errors import FedlogeError, RunError
 from fedloge.executors import BY_NAME
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Method
@@ -29,6 +31,16 @@ from fedloge.trainer import FederatedTrainer
 
 CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__, *BY_NAME)
 """The names that YAML may use without a module."""
+
+
+HARMLESS = (
+    *(f"trainer.{name}" for name in ("rounds", "executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
+    *(f"trainer.{name}" for name in ("checkpoint_every", "on_client_failure", "min_clients", "accelerator", "devices")),
+    "data.partition_file",
+    "data.source.init_args.root",
+    "seed_everything",
+)
+"""Options that may change when a run goes on without changing what it means. The partition is checked by its hash."""
 
 
 class FedlogeCLI(LightningCLI):
@@ -88,7 +100,22 @@ class SaveConfig(FederatedCallback):
         self.text = text
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """Write it before anything else happens."""
+        """Write it before anything else happens; a run that goes on keeps the meaning that it had.
+
+        Raises:
+            RunError: If it would not, naming the options.
+        """
+        path = trainer.folder.path / "config.yaml"
+        if path.is_file():
+            old, new = (flatten(yaml.safe_load(text)) for text in (path.read_text(encoding="utf-8"), self.text))
+            changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            changed = [key for key in changed if not key.startswith(HARMLESS)]
+            if changed:
+                told = ", ".join(f"{key} ({old.get(key)!r} before, {new.get(key)!r} now)" for key in changed)
+                raise RunError(
+                    f"{str(trainer.folder.path)!r} cannot go on with another meaning: {told}. Choose another "
+                    "--trainer.run_dir, or take these options back."
+                )
         trainer.folder.write_text("config.yaml", self.text)
 
 

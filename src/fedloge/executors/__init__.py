@@ -6,12 +6,23 @@ import multiprocessing
 
 import torch
 
-from fedloge.executors.base import ClientResult, ClientTask, Executor, LocalSettings
+from fedloge.executors.base import ClientFailure, ClientResult, ClientTask, Executor, LocalSettings, Outcome
 from fedloge.executors.processes import Processes, num_cores
 from fedloge.executors.ray import Ray
 from fedloge.executors.serial import Serial
 
-__all__ = ["ClientResult", "ClientTask", "Executor", "LocalSettings", "Processes", "Ray", "Serial", "make_executor"]
+__all__ = [
+    "ClientFailure",
+    "ClientResult",
+    "ClientTask",
+    "Executor",
+    "LocalSettings",
+    "Outcome",
+    "Processes",
+    "Ray",
+    "Serial",
+    "make_executor",
+]
 
 PAYS_FROM = 1e10
 """Image passes times parameters from which on starting workers, some seconds, is worth it: about a minute of work."""
