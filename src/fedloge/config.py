@@ -58,7 +58,8 @@ class FedlogeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The number of classes comes from the data."""
+        """The number of classes comes from the data; ``report`` says whether a run ends with a report page."""
+        parser.add_argument("--report", type=bool, default=True, help="write report.html when the run ends")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
