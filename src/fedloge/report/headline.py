@@ -138,9 +138,9 @@ def shot_words(run: RunData) -> str:
     return f"{rules.get(rule, rule)} ({sizes})"
 
 
-def stages(run: RunData) -> list[tuple[str, bool]]:
-    """What the rows of a run are called, and whether they are from before the last step."""
-    if run.last_step is None:
+def stages(run: RunData, view: str) -> list[tuple[str, bool]]:
+    """What the rows of a run are called, and whether they are from before the last step, if that changed anything."""
+    if not run.changed(view):
         return [("as trained", False)]
     return [("as trained", True), (f"after {run.last_step}", False)]
 
@@ -202,7 +202,7 @@ def _cost_card(run: RunData) -> Card | None:
 
 def _change(run: RunData, view: str, key: str) -> list[str]:
     before, after = run.headline(view, before=True), run.headline(view)
-    if before is None or after is None or before[key] is None or after[key] is None:
+    if not run.changed(view) or not before or not after or before[key] is None or after[key] is None:
         return []
     return [f"{percent(before[key])} before {run.last_step} ({100 * (after[key] - before[key]):+.1f} points)"]
 
@@ -217,7 +217,7 @@ def _alpha(run: RunData) -> str:
 def _accuracies(title: str, runs: Sequence[RunData], view: str, columns: Mapping[str, str]) -> Table | None:
     rows = []
     for run in runs:
-        for stage, before in stages(run):
+        for stage, before in stages(run, view):
             part = run.headline(view, before)
             if part is not None:
                 rows.append([run.name, run.method, stage, *(percent(part[key]) for key in columns.values())])
@@ -240,7 +240,7 @@ def _over_seeds(runs: Sequence[RunData]) -> Table | None:
     rows = []
     for group in settings.values():
         if len({run.summary["seed"] for run in group}) == len(group) > 1:
-            for stage, before in stages(group[0]):
+            for stage, before in max((stages(group[0], view) for view in ("global", "personal")), key=len):
                 cells = [_mean_std(group, view, key, before) for view, key in OVER_SEEDS.values()]
                 rows.append([group[0].method, f"{len(group)} seeds", stage, *cells])
     title = "Mean ± sample standard deviation over runs that differ in the seed alone"

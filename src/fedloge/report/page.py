@@ -122,6 +122,8 @@ NO_MODEL = {
 }
 
 
+NOT_WRITTEN = "The run folder does not hold these numbers."
+
 WIDE = 25
 """Figures with more bars than this get a row of their own."""
 
@@ -138,7 +140,10 @@ def _by_view(
 ) -> Iterator[list[Cell]]:
     """A row for the generic and one for the personal models."""
     for view, absent in NO_MODEL.items():
-        yield [Cell(run.name, make(run, view, f"{key}-{view}-{k}"), absent) for k, run in enumerate(runs)]
+        yield [
+            Cell(run.name, make(run, view, f"{key}-{view}-{k}"), NOT_WRITTEN if view in run.class_accuracy else absent)
+            for k, run in enumerate(runs)
+        ]
 
 
 def _shared(panels: Sequence[Panel], absent: str) -> list[Cell]:

@@ -10,16 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.evaluation.shots import SHOTS
 from fedloge.report import headline
 from fedloge.report.figures.base import MUTED, RUN_COLORS, SHOT_COLORS, VIEWS
-from fedloge.report.figures.curves import OLD, run_color, stage_values
-from fedloge.report.figures.heads import symbol
-from fedloge.report.run_data import BEFORE, RunData
+from fedloge.report.figures.curves import run_color, stage_values
+from fedloge.report.figures.heads import head_stages, symbol
+from fedloge.report.run_data import BEFORE, OLD, RunData
 
 DPI = 130
 
@@ -41,7 +41,7 @@ def picture(runs: Sequence[RunData]) -> bytes:
         for row, panel in zip(rest.subplots(len(panels), len(runs)), panels, strict=True):
             for axes, run in zip(row, runs, strict=True):
                 panel(axes, run)
-                axes.set_title(f"{run.name}: {axes.get_title()}", fontsize=10)
+                axes.set_title(": ".join(part for part in (run.name, axes.get_title()) if part), fontsize=10)
     else:
         grid = rest.subplots(3, 2).flat
         for axes, single in zip(grid, (*panels, _partition_panel, _norm_panel), strict=True):
@@ -88,13 +88,14 @@ def _curve_panel(axes: Axes, runs: Sequence[RunData], view: str) -> None:
     for position, run in enumerate(runs):
         if column in run.metrics:
             color, rounds = run_color(position), run.metrics["round"]
-            label = run.name if len(runs) > 1 else f"after {run.last_step}" if run.last_step else "as trained"
+            label = run.name if len(runs) > 1 else f"after {run.last_step}" if run.changed(view) else "as trained"
             axes.plot(rounds, 100 * stage_values(run, "", column), color=color, label=label, marker=".", ms=4)
             if OLD + column in run.metrics:
                 old = "as trained" if len(runs) == 1 else None
                 axes.plot(rounds, 100 * stage_values(run, OLD, column), color=color, alpha=0.7, ls=":", label=old)
     title = "generic model, global test set" if view == "global" else "personal models, own test sets, mean of clients"
     _percent_axes(axes, title, "round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.has_data():
         axes.legend(fontsize=8, loc="lower right")
     else:
@@ -180,10 +181,10 @@ def _norm_panel(axes: Axes, run: RunData) -> None:
         _absent(axes, "no trained classifier is shared")
         return
     for head in run.shared_heads:
-        for stage, marker, color in (("trained", "o", RUN_COLORS[0]), ("final", "D", RUN_COLORS[1])):
-            if stage in head.norms and not (stage == "final" and run.last_step is None):
-                label = f"{symbol(head)} " + ("as trained" if stage == "trained" else f"after {run.last_step}")
-                axes.plot(run.class_counts, head.norms[stage], marker, mfc="none", color=color, label=label, ms=5)
+        for stage, name in head_stages(run, head).items():
+            marker, color = ("o", RUN_COLORS[0]) if stage == "trained" else ("D", RUN_COLORS[1])
+            label = f"{symbol(head)} {name}"
+            axes.plot(run.class_counts, head.norms[stage], marker, mfc="none", color=color, label=label, ms=5)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(PLAIN)
     axes.set(xlabel="training images of the class (log)", ylabel="row norm")

@@ -95,8 +95,9 @@ def _draw(partition: Partition, class_names: Sequence[str], output: Path) -> Non
     try:
         from fedloge.report.pictures import partition_picture
     except ModuleNotFoundError as error:
-        problem = f"needs the package {error.name}, which is not installed"
-        raise ConfigError("output", str(output), problem, f"pip install {error.name}") from error
+        package = str(error.name).partition(".")[0]
+        problem = f"needs the package {package}, which is not installed"
+        raise ConfigError("output", str(output), problem, f"pip install {package}") from error
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(partition_picture(partition, class_names))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -23,6 +23,11 @@ from fedloge.errors import DataError, RunError
 
 BEFORE = "_before"
 """Suffix of a view whose numbers are from before the last step of the method (realignment, fine-tuning)."""
+
+OLD = "before_realignment/"
+"""Prefix of such columns of ``metrics.csv``."""
+
+T = TypeVar("T")
 
 LAST_STEPS = {"realigned": "realignment", "finetuned": "fine-tuning"}
 """What a method did after the last round, by the flag that it leaves in its final state."""
@@ -67,6 +72,7 @@ class RunData:
         summary: ``summary.json``.
         environment: ``environment.json``.
         config_text: ``config.yaml``; empty for a run that was not started by the command line.
+        config: The same by dotted name, ``model.gamma`` for example, without ``class_path`` and ``init_args``.
         metrics: Columns of ``metrics.csv``, nan where a round lacks a value; empty for a run realigned again.
         class_names: Length C.
         class_accuracy: By view, [C] of the last round, nan without test images.
@@ -84,6 +90,7 @@ class RunData:
     summary: Mapping[str, Any]
     environment: Mapping[str, Any]
     config_text: str
+    config: Mapping[str, Any]
     metrics: Mapping[str, Floats]
     class_names: Sequence[str]
     class_accuracy: Mapping[str, Floats]
@@ -118,10 +125,9 @@ class RunData:
         order: Ints = np.argsort(-self.class_counts, kind="stable")
         return order
 
-    @cached_property
-    def config(self) -> Mapping[str, Any]:
-        """Options by dotted name, ``model.gamma`` for example (``class_path`` and ``init_args`` are dropped)."""
-        return dict(_flatten(yaml.safe_load(self.config_text) or {}))
+    def changed(self, view: str) -> bool:
+        """Whether the last step changed the numbers of ``global`` or ``personal``."""
+        return self.last_step is not None and self.headline(view) != self.headline(view, before=True)
 
     def headline(self, view: str, before: bool = False) -> Mapping[str, float] | None:
         """Numbers of ``summary.json`` for ``global`` or ``personal``; None where there are none."""
@@ -160,35 +166,51 @@ def read_run(path: str | Path, name: str | None = None) -> RunData:
     try:
         return _read(folder, name or folder.path.resolve().name)
     except (OSError, KeyError, ValueError, TypeError, IndexError, yaml.YAMLError, SafetensorError, DataError) as error:
-        raise RunError(f"{str(path)!r} is damaged, a report cannot be made of it: {error!r}.") from error
+        reason = " ".join(str(error).split()) or "nothing can be read"
+        raise RunError(f"{str(path)!r} is damaged: {type(error).__name__}: {reason}.") from error
 
 
 def _read(folder: RunFolder, name: str) -> RunData:
+    """The run; what is from before a step that changed nothing is left out."""
     summary = folder.read_json("summary.json")
     config = folder.path / "config.yaml"
+    config_text = config.read_text(encoding="utf-8") if config.is_file() else ""
     partition = Partition.load(folder.path / "partition.json")
     num_classes = len(summary["shots"]["groups"])
     names, class_accuracy = _classes(folder.rows("per_class.csv"), num_classes)
     fixed = folder.read_json("checkpoints/final/state.json")["fixed"]
     shared, personal = _heads(folder.path, num_classes, fixed)
     step = next((LAST_STEPS[flag] for flag in fixed if flag in LAST_STEPS), "the last step")
+    before = summary["before_realignment"]
+    same = [view for view in ("global", "personal") if before and before[view] == summary[view]]
+    old_views = [view + BEFORE for view in same]
+    old_columns = tuple(f"{OLD}{view}/" for view in same)
     return RunData(
         name=name,
         path=folder.path,
         summary=summary,
         environment=folder.read_json("environment.json"),
-        config_text=config.read_text(encoding="utf-8") if config.is_file() else "",
-        metrics=_columns(folder.rows("metrics.csv")),
+        config_text=config_text,
+        config=dict(_flatten(yaml.safe_load(config_text) or {})),
+        metrics={
+            column: values
+            for column, values in _columns(folder.rows("metrics.csv")).items()
+            if not column.startswith(old_columns)
+        },
         class_names=names,
-        class_accuracy=class_accuracy,
-        clients=_clients(folder.rows("per_client.csv")),
-        confusion=_confusions(folder.rows("confusion.csv"), num_classes),
+        class_accuracy=_without(class_accuracy, old_views),
+        clients=_without(_clients(folder.rows("per_client.csv")), old_views),
+        confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), old_views),
         partition=partition,
         shared_heads=shared,
         client_heads=personal,
         frames=_frames(folder.path, num_classes, fixed),
         last_step=step if summary["before_realignment"] else None,
     )
+
+
+def _without(views: Mapping[str, T], dropped: Sequence[str]) -> dict[str, T]:
+    return {view: content for view, content in views.items() if view not in dropped}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -94,6 +94,6 @@ def _render(runs: Sequence[RunData], format: str) -> bytes:
 
                 return comma_separated(runs).encode()
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "format", format, f"needs the package {error.name}, which is not installed", f"pip install {error.name}"
-        ) from error
+        package = str(error.name).partition(".")[0]
+        problem = f"needs the package {package}, which is not installed"
+        raise ConfigError("format", format, problem, f"pip install {package}") from error

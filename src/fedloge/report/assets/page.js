@@ -59,12 +59,19 @@
     ink(figure.data);
     Plotly.newPlot(key, figure.data, figure.layout, config);
   }
-  for (const select of document.querySelectorAll("select[data-for]")) {
-    select.value = "0"; // browsers keep a choice over a reload, figures do not
-    select.addEventListener("change", () => {
+  // A choice holds for all figures of its row that offer the same ones.
+  const labels = (select) => [...select.options].map((option) => option.label).join("\n");
+  function choose(event) {
+    for (const select of event.target.closest(".row").querySelectorAll("select")) {
+      if (labels(select) !== labels(event.target)) continue;
+      select.value = event.target.value;
       const option = figures[select.dataset.for].options[Number(select.value)];
       Plotly.update(select.dataset.for, option.data, option.layout);
-    });
+    }
+  }
+  for (const select of document.querySelectorAll("select[data-for]")) {
+    select.value = "0"; // browsers keep a choice over a reload, figures do not
+    select.addEventListener("change", choose);
   }
   dark.addEventListener("change", () => {
     for (const key of Object.keys(figures)) {

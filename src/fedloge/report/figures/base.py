@@ -95,8 +95,21 @@ def category_axis(title: str, order: Sequence[str]) -> Json:
         "categoryorder": "array",
         "categoryarray": list(order),
         "range": [-0.6, len(order) - 0.4],
-        "showticklabels": len(order) <= 50,
+        "automargin": True,
+        **_tick_labels(order),
     }
+
+
+def _tick_labels(names: Sequence[str]) -> Json:
+    """None where there are too many to be read, slanting where they are long."""
+    if len(names) > 50:
+        return {"showticklabels": False, "ticks": ""}
+    return {"tickangle": -45 if max(map(len, names)) > 4 and len(names) > 4 else 0}
+
+
+def heat_names(title: str, names: Sequence[str]) -> Json:
+    """An axis of a heat map with a name for every row or column."""
+    return {"title": {"text": title}, "type": "category", **_tick_labels(names)}
 
 
 def heat_map(x: Sequence[str], y: Sequence[str], hover: str, **cells: Any) -> Json:
@@ -117,7 +130,7 @@ def heat_map(x: Sequence[str], y: Sequence[str], hover: str, **cells: Any) -> Js
 def heat_axes(x: Json, y: Json) -> Json:
     """Axes of a heat map."""
     plain = {"showgrid": False, "zeroline": False, "automargin": True}
-    return {"xaxis": {**x, **plain}, "yaxis": {**y, **plain, "autorange": "reversed"}}
+    return {"xaxis": {**x, **plain}, "yaxis": {**y, **plain, "autorange": "reversed", "tickangle": 0}}
 
 
 def color_axis(scale: str, **options: Any) -> Json:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fedloge.data.splits import Ints
@@ -22,6 +20,7 @@ from fedloge.report.figures.base import (
     grid,
     heat_axes,
     heat_map,
+    heat_names,
     layout,
     numbers,
     percent,
@@ -72,7 +71,7 @@ def confusion(run: RunData, view: str, key: str) -> Panel | None:
     hover = "true %{y}<br>predicted %{x}<br>%{z:.1%} of the class (%{customdata} images)"
     first = {name: value[0] for name, value in options[0].data.items()}
     trace = heat_map(names, names, hover, texttemplate="%{text}", **first)
-    axes = heat_axes(_heat_axis("predicted class", names), _heat_axis("true class", names))
+    axes = heat_axes(heat_names("predicted class", names), heat_names("true class", names))
     colors = color_axis("sequential", cmin=0, cmax=1, colorbar={"tickformat": ".0%"})
     caption = (
         f"Rows: true class; columns: what the {_models(view)} said {TESTS[view]}, round {_round(run)}; both sorted by "
@@ -92,7 +91,7 @@ def _models(view: str) -> str:
 
 
 def _stage(run: RunData, view: str) -> str:
-    if run.last_step is None:
+    if not run.changed(view.removesuffix(BEFORE)):
         return "as trained"
     return f"{'before' if view.endswith(BEFORE) else 'after'} {run.last_step}"
 
@@ -141,7 +140,3 @@ def _cells(matrix: Ints, order: Ints) -> Json:
         "customdata": [matrix[chosen].tolist()],
         "text": [text if few else []],
     }
-
-
-def _heat_axis(title: str, names: Sequence[str]) -> Json:
-    return {"title": {"text": title}, "type": "category", "showticklabels": len(names) <= 50}

@@ -23,6 +23,7 @@ from fedloge.report.figures.base import (
     grid,
     heat_axes,
     heat_map,
+    heat_names,
     layout,
     numbers,
     percent,
@@ -101,11 +102,7 @@ def partition(run: RunData, key: str) -> Panel:
     cells = {name: value[0] for name, value in first.data.items()}
     trace = heat_map(names, labels, "client %{y}<br>%{x}: %{customdata}", texttemplate="%{text}", **cells)
     axes = heat_axes(
-        {
-            "title": {"text": "class, most training images first"},
-            "type": "category",
-            "showticklabels": len(names) <= 50,
-        },
+        heat_names("class, most training images first", names),
         {"title": {"text": "client"}, "type": "category"},
     )
     caption = (

@@ -17,7 +17,7 @@ from fedloge.report.figures.base import (
     numbers,
     percent_axis,
 )
-from fedloge.report.run_data import RunData
+from fedloge.report.run_data import OLD, RunData
 
 GENERIC = {"all classes": "acc", "many-shot": "acc_many", "medium-shot": "acc_medium", "few-shot": "acc_few"}
 PERSONAL = {
@@ -29,30 +29,30 @@ PERSONAL = {
 }
 """Columns of ``metrics.csv`` by what the report calls them."""
 
-OLD = "before_realignment/"
-
 BYTES = {"comm/bytes_up": "up", "comm/bytes_down": "down"}
 
 
 def learning_curves(runs: Sequence[RunData]) -> list[Panel]:
     """Accuracy of the generic and of the personal models by round."""
-    note = _note(runs)
     titles = {
-        "global": ("Generic model (GM)", "Accuracy on the global test set after each evaluated round." + note, GENERIC),
+        "global": ("Generic model (GM)", "Accuracy on the global test set after each evaluated round.", GENERIC),
         "personal": (
             "Personal models (PM)",
-            "Accuracy of every client's model on that client's own test set, over the clients." + note,
+            "Accuracy of every client's model on that client's own test set, over the clients.",
             PERSONAL,
         ),
     }
-    panels = [_accuracy(runs, view, *words) for view, words in titles.items()]
+    panels = [
+        _accuracy(runs, view, title, caption + _note(runs, view), names)
+        for view, (title, caption, names) in titles.items()
+    ]
     return [panel for panel in panels if panel is not None]
 
 
 def cost_curves(runs: Sequence[RunData]) -> list[Panel]:
     """Training loss, seconds and megabytes of each evaluated round."""
     loss = "Sum of the local objectives, averaged over the images trained on in the round. Every method has its own."
-    time = "Wall-clock time of the round, its evaluation included, on the machine named below."
+    time = "Wall-clock time of the round, its evaluation included, on the machine named under Settings."
     sent = "Solid: sent by all clients of the round to the server; dotted: by the server to them."
     panels = (
         _lines("cost-loss", "Training loss", loss, runs, {"train/loss": ""}, "loss", 1.0),
@@ -67,13 +67,13 @@ def run_color(position: int) -> str:
     return RUN_COLORS[position % len(RUN_COLORS)]
 
 
-def _note(runs: Sequence[RunData]) -> str:
-    steps = sorted({run.last_step for run in runs if run.last_step})
+def _note(runs: Sequence[RunData], view: str) -> str:
+    steps = sorted({run.last_step for run in runs if run.last_step and run.changed(view)})
     if not steps:
         return ""
     tuned = any(run.config.get("model.finetune_epochs") for run in runs)
     return f" Solid: after {' or '.join(steps)}; dotted: as trained, before it." + (
-        " What trains after the last round is done then alone." if tuned else ""
+        " Training that follows the last round is done there alone." if tuned else ""
     )
 
 
@@ -83,7 +83,7 @@ def _accuracy(runs: Sequence[RunData], view: str, title: str, caption: str, name
         for prefix in ("", OLD):
             columns = [f"{view}/{name}" for name in names.values()]
             if prefix + columns[0] in run.metrics:
-                label = _label(run, runs, prefix)
+                label = _label(run, runs, view, prefix)
                 traces.append(_trace(run, label, position, dotted=prefix == OLD, alone=len(runs) == 1))
                 values.append([numbers(stage_values(run, prefix, column)) for column in columns])
     if not traces:
@@ -94,13 +94,15 @@ def _accuracy(runs: Sequence[RunData], view: str, title: str, caption: str, name
     ]
     for trace, part in zip(traces, values, strict=True):
         trace["y"] = part[0]
+        if sum(value is not None for value in part[0]) == 1:
+            trace["marker"] = {"size": 9, "symbol": "diamond"}
     axes = {"xaxis": {"title": {"text": "round"}}, "yaxis": percent_axis(f"accuracy, {options[0].label}")}
     shown = layout(height=340, hovermode="x unified", **axes)
     return Panel(f"curves-{view}", title, caption, traces, shown, Control("Show", options))
 
 
-def _label(run: RunData, runs: Sequence[RunData], prefix: str) -> str:
-    stage = "as trained" if prefix else f"after {run.last_step}" if run.last_step else "as trained"
+def _label(run: RunData, runs: Sequence[RunData], view: str, prefix: str) -> str:
+    stage = "as trained" if prefix or not run.changed(view) else f"after {run.last_step}"
     if len(runs) == 1:
         return stage
     return f"{run.name}, before" if prefix else run.name

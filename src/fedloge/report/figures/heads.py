@@ -22,6 +22,7 @@ from fedloge.report.figures.base import (
     grid,
     heat_axes,
     heat_map,
+    heat_names,
     layout,
     numbers,
     thin,
@@ -42,7 +43,7 @@ def shared_norms(run: RunData, key: str) -> Panel | None:
         return None
     traces = []
     for head in run.shared_heads:
-        for stage, name in _stages(run, head).items():
+        for stage, name in head_stages(run, head).items():
             traces.append(_points(run, head.norms[stage], run.class_counts, f"{symbol(head)} {name}", stage))
     caption = (
         "Norm of each class's row of the shared classifier against the training images of the class, all clients "
@@ -57,7 +58,7 @@ def client_norms(run: RunData, key: str) -> Panel | None:
     if not run.client_heads:
         return None
     counts = run.partition.train_counts
-    lines = [(head, stage, name) for head in run.client_heads for stage, name in _stages(run, head).items()]
+    lines = [(head, stage, name) for head in run.client_heads for stage, name in head_stages(run, head).items()]
     shown = range(max(1, min(len(counts), MAX_POINTS // (len(lines) * len(run.class_names)))))
     options = [Option(f"client {k}", _chosen(run, lines, k), {}) for k in shown]
     traces = [
@@ -77,14 +78,18 @@ def frame(run: RunData, name: str, key: str) -> Panel:
     names = [run.class_names[c] for c in order]
     unit = functional.normalize(run.frames[name].double())[torch.from_numpy(order)]
     trace = heat_map(names, names, "%{y} · %{x}<br>cosine %{z:.4f}", z=grid((unit @ unit.T).tolist(), 4))
-    side = {"type": "category", "showticklabels": len(names) <= 50}
     num_classes = len(run.class_names)
     ideal = -1 / (num_classes - 1)
     caption = (
         "Cosine between the rows of every two classes of the fixed classifier. In an equiangular frame of "
         f"{num_classes} classes all pairs have {_signed(ideal)}." + thinned_note(num_classes)
     )
-    shown = layout(height=400, showlegend=False, **heat_axes(side, side), **color_axis("diverging", cmin=-1, cmax=1))
+    shown = layout(
+        height=400,
+        showlegend=False,
+        **heat_axes(heat_names("", names), heat_names("", names)),
+        **color_axis("diverging", cmin=-1, cmax=1),
+    )
     title = f"Angles between the classes of {SYMBOLS.get(name, name)}"
     return Panel(key, title, caption, [trace], shown)
 
@@ -115,13 +120,13 @@ def symbol(head: HeadNorms) -> str:
     return SYMBOLS.get(head.name, head.name)
 
 
-def _stages(run: RunData, head: HeadNorms) -> dict[str, str]:
+def head_stages(run: RunData, head: HeadNorms) -> dict[str, str]:
     """Which stages to show, and their names: a single one where the last step left the head as it was."""
     trained, final = head.norms.get("trained"), head.norms.get("final")
     if trained is None or final is None:
         return {next(iter(head.norms)): "as trained" if final is None else f"after {run.last_step}"}
     if np.array_equal(trained, final):
-        return {"final": "as trained"}
+        return {"trained": "as trained"}
     return {"trained": "as trained", "final": f"after {run.last_step}"}
 
 
