@@ -126,7 +126,7 @@ def test_a_step_after_the_last_round_alone_does_not_move_the_rounds_before(run):
 def test_headline_numbers(run):
     cards = {card.title: card for card in headline.cards(run)}
     assert cards["Generic model (GM)"].value == percent(run.summary["global"]["acc"])
-    assert cards["Worst tenth of the clients"].value == percent(run.summary["personal"]["acc_worst_decile"])
+    assert cards["Worst tenth"].value == percent(run.summary["personal"]["acc_worst_decile"])
     assert "MB up" in cards["Time of a round"].details[0]
 
 

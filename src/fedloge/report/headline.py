@@ -175,7 +175,7 @@ def _personal_card(run: RunData) -> Card | None:
     if part is None:
         return None
     meaning = "accuracy of a client's own model on that client's own test set, averaged over the clients."
-    spread = f"± {percent(part['acc_std'])} between clients"
+    spread = f"{percent(part['acc_std'])} standard deviation between clients"
     details = [spread, *_change(run, "personal", "acc_mean")]
     return Card("Personal models (PM)", percent(part["acc_mean"]), meaning, details)
 
@@ -185,7 +185,7 @@ def _worst_card(run: RunData) -> Card | None:
     if part is None or scores is None:
         return None
     meaning = "mean accuracy of the tenth of the clients whose personal models do worst."
-    return Card("Worst tenth of the clients", percent(part["acc_worst_decile"]), meaning, [worst_words(scores)])
+    return Card("Worst tenth", percent(part["acc_worst_decile"]), meaning, [worst_words(scores)])
 
 
 def _cost_card(run: RunData) -> Card | None:

@@ -92,13 +92,14 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
         Section(
             "confusion",
             "Confusion",
-            "Which classes are taken for which: under a long tail, rare classes are taken for frequent ones.",
+            "Which classes are taken for which: under a long tail, rare classes tend to be taken for frequent ones.",
             _arranged(runs, 0, *_by_view(runs, "confusion", classes.confusion)),
         ),
         Section(
             "norms",
             "Classifiers",
-            "Under a long tail the norms of a classifier's rows follow the class counts; realignment works on them.",
+            "Under a long tail the norms of a classifier's rows tend to follow the class counts; realignment "
+            "works on them.",
             _arranged(
                 runs,
                 0,

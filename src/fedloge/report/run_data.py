@@ -76,6 +76,7 @@ class RunData:
         metrics: Columns of ``metrics.csv``, nan where a round lacks a value; empty for a run realigned again.
         class_names: Length C.
         class_accuracy: By view, [C] of the last round, nan without test images.
+        class_tests: Test images behind these, by view, [C].
         clients: By view.
         confusion: By view, int64 [C, C], true class by predicted class.
         partition: Who holds which images.
@@ -94,6 +95,7 @@ class RunData:
     metrics: Mapping[str, Floats]
     class_names: Sequence[str]
     class_accuracy: Mapping[str, Floats]
+    class_tests: Mapping[str, Ints]
     clients: Mapping[str, ClientScores]
     confusion: Mapping[str, Ints]
     partition: Partition
@@ -177,7 +179,7 @@ def _read(folder: RunFolder, name: str) -> RunData:
     config_text = config.read_text(encoding="utf-8") if config.is_file() else ""
     partition = Partition.load(folder.path / "partition.json")
     num_classes = len(summary["shots"]["groups"])
-    names, class_accuracy = _classes(folder.rows("per_class.csv"), num_classes)
+    names, class_accuracy, class_tests = _classes(folder.rows("per_class.csv"), num_classes)
     fixed = folder.read_json("checkpoints/final/state.json")["fixed"]
     shared, personal = _heads(folder.path, num_classes, fixed)
     step = next((LAST_STEPS[flag] for flag in fixed if flag in LAST_STEPS), "the last step")
@@ -199,6 +201,7 @@ def _read(folder: RunFolder, name: str) -> RunData:
         },
         class_names=names,
         class_accuracy=_without(class_accuracy, old_views),
+        class_tests=class_tests,
         clients=_without(_clients(folder.rows("per_client.csv")), old_views),
         confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), old_views),
         partition=partition,
@@ -254,14 +257,19 @@ def _last_by_view(rows: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[s
     return views
 
 
-def _classes(rows: Sequence[Mapping[str, str]], num_classes: int) -> tuple[list[str], dict[str, Floats]]:
-    names, accuracies = [str(c) for c in range(num_classes)], {}
+def _classes(
+    rows: Sequence[Mapping[str, str]], num_classes: int
+) -> tuple[list[str], dict[str, Floats], dict[str, Ints]]:
+    """Names of the classes; accuracies and numbers of test images by view."""
+    names, accuracies, tests = [str(c) for c in range(num_classes)], {}, {}
     for view, part in _last_by_view(rows).items():
         accuracies[view] = np.full(num_classes, math.nan)
+        tests[view] = np.zeros(num_classes, dtype=np.int64)
         for row in part:
-            accuracies[view][int(row["class"])] = _number(row["accuracy"])
-            names[int(row["class"])] = row["name"]
-    return _unique(names), accuracies
+            c = int(row["class"])
+            names[c] = row["name"]
+            accuracies[view][c], tests[view][c] = _number(row["accuracy"]), int(row["n_test"])
+    return _unique(names), accuracies, tests
 
 
 def _unique(names: Sequence[str]) -> list[str]:

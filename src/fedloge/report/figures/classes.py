@@ -42,11 +42,13 @@ def class_accuracy(run: RunData, view: str, key: str) -> Panel | None:
     if after is None:
         return None
     before = run.class_accuracy.get(view + BEFORE)
-    traces = [_bars(run, group, after, before) for group in SHOTS]
+    traces = [_bars(run, view, group, after, before) for group in SHOTS]
     caption = f"Share of each class's images recognised by the {_models(view)} {TESTS[view]}, round {_round(run)}."
     if before is not None:
         traces.append(_before(run, before))
         caption += f" Wide bars: after {run.last_step}; narrow bars: before."
+    if view == "personal":
+        caption += " Of rare classes these are few images: hover for how many."
     untested = int(np.isnan(after).sum())
     if untested:
         caption += f" {untested} class(es) without test images have no bar."
@@ -56,7 +58,7 @@ def class_accuracy(run: RunData, view: str, key: str) -> Panel | None:
         Option(label, {}, {"xaxis.categoryarray": [run.class_names[c] for c in chosen]})
         for label, chosen in _orders(run, after, before).items()
     ]
-    title = f"Accuracy by class, {_models(view)}"
+    title = f"Accuracy, {_models(view)}"
     return Panel(key, title, caption, traces, layout(barmode="overlay", bargap=0.15, **axes), Control("Sort", options))
 
 
@@ -96,17 +98,17 @@ def _stage(run: RunData, view: str) -> str:
     return f"{'before' if view.endswith(BEFORE) else 'after'} {run.last_step}"
 
 
-def _bars(run: RunData, group: str, after: Floats, before: Floats | None) -> Json:
+def _bars(run: RunData, view: str, group: str, after: Floats, before: Floats | None) -> Json:
     members = [c for c in run.by_count if run.groups[c] == group]
     old = after if before is None else before
-    hover = "<b>%{x}</b> (" + group + "-shot, %{customdata[0]} training images)<br>%{y:.1%}"
+    hover = "<b>%{x}</b> (" + group + "-shot, %{customdata[0]} training images)<br>%{y:.1%} of %{customdata[2]} images"
     return {
         "type": "bar",
         "name": group,
         "x": [run.class_names[c] for c in members],
         "y": numbers(after[members]),
         "marker": {"color": SHOT_COLORS[group]},
-        "customdata": [[int(run.class_counts[c]), percent(old[c])] for c in members],
+        "customdata": [[int(run.class_counts[c]), percent(old[c]), int(run.class_tests[view][c])] for c in members],
         "hovertemplate": hover + ("" if before is None else ", before %{customdata[1]}") + "<extra></extra>",
     }
 
