@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedloge.errors import RunError
-from fedloge.report.run_data import read_run, read_runs
+from fedloge.report.run_data import Confusion, read_run, read_runs
 
 
 def test_everything_is_read_from_the_files(run_folder):
@@ -23,11 +23,20 @@ def test_everything_is_read_from_the_files(run_folder):
 def test_the_parts_fit_together(run_folder):
     """Confusion matrix, table by class and summary are three files; they tell the same accuracy."""
     run = read_run(run_folder)
-    matrix = run.confusion["global"]
+    matrix = run.confusion["global"].block(np.arange(10))
     np.testing.assert_allclose(matrix.diagonal() / matrix.sum(1), run.class_accuracy["global"])
     assert matrix.diagonal().sum() / matrix.sum() == pytest.approx(run.headline("global")["acc"])
     assert run.clients["personal"].accuracy.mean() == pytest.approx(run.headline("personal")["acc_mean"], abs=1e-6)
     assert run.metrics["global/acc"][-1] == pytest.approx(run.headline("global")["acc"], abs=1e-6)
+
+
+def test_blocks_of_a_confusion_matrix():
+    """Of the matrix (2 1 0 / 0 3 0 / 1 0 0), classes 2 and 0 in that order are (0 1 / 0 2)."""
+    cells = np.array([[0, 0, 2], [0, 1, 1], [1, 1, 3], [2, 0, 1]]).T
+    matrix = Confusion(*cells, num_classes=3)
+    assert matrix.totals().tolist() == [3, 3, 1]
+    assert matrix.block(np.array([2, 0])).tolist() == [[0, 1], [0, 2]]
+    np.testing.assert_allclose(matrix.shares(np.array([2, 0])), [[0, 1], [0, 2 / 3]])
 
 
 def test_heads_and_frames(run_folder):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedloge.evaluation.shots import SHOTS
 from fedloge.report.figures.base import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
@@ -23,6 +24,14 @@ PERSONAL = {
     "few": "acc_few",
 }
 """Columns of the tables and the keys of ``summary.json`` that fill them."""
+
+OVER_SEEDS = {
+    "GM": ("global", "acc"),
+    "GM few": ("global", "acc_few"),
+    "PM": ("personal", "acc_mean"),
+    "PM worst tenth": ("personal", "acc_worst_decile"),
+}
+"""Columns of the table over seeds: view and key of ``summary.json``."""
 
 NOT_SETTINGS = ("trainer.seed", "trainer.run_dir", "trainer.overwrite", "trainer.threads", "seed_everything", "report")
 """Options in which runs of one setting may differ."""
@@ -126,16 +135,12 @@ def differences(runs: Sequence[RunData]) -> Table | None:
     )
 
 
-def shot_words(run: RunData) -> str:
-    """How classes were grouped and how many there are of each."""
-    rules = {
-        "mass": "many-shot classes hold the first 75 % of the training images, medium-shot those up to 95 %, few-shot "
-        "the rest",
-        "count": "many-shot classes have more than 100 training images, medium-shot 20 to 100, few-shot fewer than 20",
-    }
-    rule = run.summary["shots"]["rule"]
-    sizes = ", ".join(f"{list(run.groups).count(group)} {group}" for group in ("many", "medium", "few"))
-    return f"{rules.get(rule, rule)} ({sizes})"
+def shot_words(runs: Sequence[RunData]) -> str:
+    """How classes were grouped and how many there are of each; run by run where that differs."""
+    words = {run.name: _shot_words(run) for run in runs}
+    if len(set(words.values())) == 1:
+        return words[runs[0].name]
+    return "; ".join(f"{name}: {text}" for name, text in words.items())
 
 
 def stages(run: RunData, view: str) -> list[tuple[str, bool]]:
@@ -143,6 +148,17 @@ def stages(run: RunData, view: str) -> list[tuple[str, bool]]:
     if not run.changed(view):
         return [("as trained", False)]
     return [("as trained", True), (f"after {run.last_step}", False)]
+
+
+def _shot_words(run: RunData) -> str:
+    rules = {
+        "mass": "many-shot classes hold the first 75 % of the training images, medium-shot those up to 95 %, few-shot "
+        "the rest",
+        "count": "many-shot classes have more than 100 training images, medium-shot 20 to 100, few-shot fewer than 20",
+    }
+    rule = run.summary["shots"]["rule"]
+    sizes = ", ".join(f"{list(run.groups).count(group)} {group}" for group in SHOTS)
+    return f"{rules.get(rule, rule)} ({sizes})"
 
 
 # Cards -------------------------------------------------------------------------------------------------------
@@ -153,7 +169,7 @@ def _generic_card(run: RunData) -> Card | None:
     if part is None:
         return None
     meaning = "of the global test images are recognised by the one model that all clients share."
-    groups = ", ".join(f"{group} {percent(part[f'acc_{group}'])}" for group in ("many", "medium", "few"))
+    groups = ", ".join(f"{group} {percent(part[f'acc_{group}'])}" for group in SHOTS)
     return Card("Generic model (GM)", percent(part["acc"]), meaning, [groups, *_change(run, "global", "acc")])
 
 
@@ -245,15 +261,6 @@ def _over_seeds(runs: Sequence[RunData]) -> Table | None:
                 rows.append([group[0].method, f"{len(group)} seeds", stage, *cells])
     title = "Mean ± sample standard deviation over runs that differ in the seed alone"
     return Table(title, ["method", "runs", "classifiers", *OVER_SEEDS], rows, names=3) if rows else None
-
-
-OVER_SEEDS = {
-    "GM": ("global", "acc"),
-    "GM few": ("global", "acc_few"),
-    "PM": ("personal", "acc_mean"),
-    "PM worst tenth": ("personal", "acc_worst_decile"),
-}
-"""Columns of the table over seeds: view and key of ``summary.json``."""
 
 
 def _mean_std(group: Sequence[RunData], view: str, key: str, before: bool) -> str:

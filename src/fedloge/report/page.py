@@ -17,6 +17,17 @@ from fedloge.report.figures.base import Panel
 from fedloge.report.headline import Table
 from fedloge.report.run_data import RunData
 
+NO_MODEL = {
+    "global": "This method has no generic model.",
+    "personal": "This method has no personal models.",
+}
+
+NOT_WRITTEN = "The run folder does not hold these numbers."
+"""What stands where a figure cannot be made."""
+
+WIDE = 25
+"""Figures with more bars than this get a row of their own."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -49,7 +60,7 @@ def render(runs: Sequence[RunData]) -> str:
         single=len(runs) == 1,
         facts=headline.facts,
         overview=headline.facts_table(runs),
-        shots=headline.shot_words(runs[0]),
+        shots=headline.shot_words(runs),
         warnings=headline.warnings(runs),
         cards=headline.cards(runs[0]) if len(runs) == 1 else [],
         tables=headline.tables(runs),
@@ -75,8 +86,8 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
         Section(
             "classes",
             "Classes",
-            "The long tail by class: frequent classes come first. " + headline.shot_words(runs[0]).capitalize() + ".",
-            _arranged(runs, len(runs[0].class_names), *(_by_view(runs, "classes", classes.class_accuracy))),
+            "The long tail by class: frequent classes come first. " + _sentence(headline.shot_words(runs)),
+            _arranged(runs, len(runs[0].class_names), *_by_view(runs, "classes", classes.class_accuracy)),
         ),
         Section(
             "clients",
@@ -115,18 +126,6 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
             [_shared(curves.cost_curves(runs), "No costs: the run was realigned again, not trained.")],
         ),
     ]
-
-
-NO_MODEL = {
-    "global": "This method has no generic model.",
-    "personal": "This method has no personal models.",
-}
-
-
-NOT_WRITTEN = "The run folder does not hold these numbers."
-
-WIDE = 25
-"""Figures with more bars than this get a row of their own."""
 
 
 def _arranged(runs: Sequence[RunData], bars: int, *rows: Sequence[Cell]) -> list[Sequence[Cell]]:
@@ -181,7 +180,7 @@ def _frames(runs: Sequence[RunData]) -> list[Section]:
         for position, run in enumerate(runs)
         for name in run.frames
     ]
-    intro = "A classifier that was made before training and never trained: its classes should be equally far apart."
+    intro = "Made before the first round and never trained. The ideal is equal angles between all classes."
     return [Section("frame", "Fixed classifier", intro, [cells])] if cells else []
 
 
@@ -189,6 +188,10 @@ def _title(runs: Sequence[RunData]) -> str:
     if len(runs) == 1:
         return f"{runs[0].method} on {runs[0].summary['dataset']}"
     return f"{len(runs)} runs on {', '.join(sorted({str(run.summary['dataset']) for run in runs}))}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _figure(panel: Panel) -> dict[str, object]:

@@ -16,7 +16,7 @@ from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.evaluation.shots import SHOTS
 from fedloge.report import headline
-from fedloge.report.figures.base import MUTED, RUN_COLORS, SHOT_COLORS, VIEWS
+from fedloge.report.figures.base import MUTED, RUN_COLORS, SHOT_COLORS, VIEWS, thin
 from fedloge.report.figures.curves import run_color, stage_values
 from fedloge.report.figures.heads import head_stages, symbol
 from fedloge.report.run_data import BEFORE, OLD, RunData
@@ -144,10 +144,10 @@ def _confusion_panel(axes: Axes, run: RunData) -> None:
     if view not in run.confusion:
         _absent(axes, "no confusion matrix")
         return
-    matrix = run.confusion[view][np.ix_(run.by_count, run.by_count)]
-    image = axes.imshow(100 * matrix / matrix.sum(1, keepdims=True).clip(min=1), cmap="Blues", vmin=0, vmax=100)
+    order = thin(run.by_count)
+    image = axes.imshow(100 * run.confusion[view].shares(order), cmap="Blues", vmin=0, vmax=100)
     _color_bar(axes, image, "% of the class")
-    names = [run.class_names[c] for c in run.by_count]
+    names = [run.class_names[c] for c in order]
     _names(axes, names)
     axes.set_yticks(axes.get_xticks(), labels=names if len(names) <= 30 else [], fontsize=9)
     axes.set(xlabel="predicted", ylabel="true", aspect="auto")

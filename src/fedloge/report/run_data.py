@@ -50,6 +50,42 @@ class ClientScores:
 
 
 @dataclass(frozen=True, eq=False)
+class Confusion:
+    """The cells of a confusion matrix that are not zero; with thousands of classes the whole would not fit in memory.
+
+    Args:
+        true: Class of the images of each cell, [n].
+        predicted: What the model said, [n].
+        count: How many they are, [n].
+        num_classes: C.
+    """
+
+    true: Ints
+    predicted: Ints
+    count: Ints
+    num_classes: int
+
+    def totals(self) -> Ints:
+        """Test images of every class, [C]."""
+        return np.bincount(self.true, self.count, self.num_classes).astype(np.int64)
+
+    def block(self, classes: Ints) -> Ints:
+        """The rows and columns of some of the classes, in their order, int64 [m, m]."""
+        position = np.full(self.num_classes, -1)
+        position[classes] = np.arange(len(classes))
+        rows, columns = position[self.true], position[self.predicted]
+        inside = (rows >= 0) & (columns >= 0)
+        matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
+        matrix[rows[inside], columns[inside]] = self.count[inside]
+        return matrix
+
+    def shares(self, classes: Ints) -> Floats:
+        """:meth:`block` in shares of all test images of the true class."""
+        shares: Floats = self.block(classes) / self.totals()[classes, None].clip(min=1)
+        return shares
+
+
+@dataclass(frozen=True, eq=False)
 class HeadNorms:
     """Row norms of a linear classifier.
 
@@ -78,7 +114,7 @@ class RunData:
         class_accuracy: By view, [C] of the last round, nan without test images.
         class_tests: Test images behind these, by view, [C].
         clients: By view.
-        confusion: By view, int64 [C, C], true class by predicted class.
+        confusion: By view, of the last round; empty for a run that did not write any.
         partition: Who holds which images.
         shared_heads: Classifiers that all clients share.
         client_heads: Classifiers that each client has of its own.
@@ -97,7 +133,7 @@ class RunData:
     class_accuracy: Mapping[str, Floats]
     class_tests: Mapping[str, Ints]
     clients: Mapping[str, ClientScores]
-    confusion: Mapping[str, Ints]
+    confusion: Mapping[str, Confusion]
     partition: Partition
     shared_heads: Sequence[HeadNorms]
     client_heads: Sequence[HeadNorms]
@@ -289,12 +325,14 @@ def _clients(rows: Sequence[Mapping[str, str]]) -> dict[str, ClientScores]:
     }
 
 
-def _confusions(rows: Sequence[Mapping[str, str]], num_classes: int) -> dict[str, Ints]:
-    matrices: dict[str, Ints] = {}
+def _confusions(rows: Sequence[Mapping[str, str]], num_classes: int) -> dict[str, Confusion]:
+    cells: dict[str, list[list[int]]] = {}
     for row in rows:
-        matrix = matrices.setdefault(row["view"], np.zeros((num_classes, num_classes), dtype=np.int64))
-        matrix[int(row["class"]), int(row["predicted"])] = int(row["count"])
-    return matrices
+        cells.setdefault(row["view"], []).append([int(row[name]) for name in ("class", "predicted", "count")])
+    columns = {view: np.array(part, dtype=np.int64).T for view, part in cells.items()}
+    if any(part[:2].max() >= num_classes for part in columns.values()):
+        raise ValueError(f"confusion.csv names a class beyond the {num_classes} of the run")
+    return {view: Confusion(part[0], part[1], part[2], num_classes) for view, part in columns.items()}
 
 
 # Tensors -----------------------------------------------------------------------------------------------------

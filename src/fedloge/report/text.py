@@ -19,7 +19,7 @@ def markdown(runs: Sequence[RunData]) -> str:
     blocks += [_facts(run) for run in runs]
     blocks += [f"> {warning}" for warning in headline.warnings(runs)]
     blocks += [_table(table) for table in headline.tables(runs)]
-    blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs[0])}."]
+    blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs)}."]
     for run in runs:
         blocks += [_table(table) for table in (class_table(run),) if table.rows]
         if "personal" in run.clients:

@@ -28,7 +28,7 @@ from fedloge.report.figures.base import (
     thin,
     thinned_note,
 )
-from fedloge.report.run_data import BEFORE, RunData
+from fedloge.report.run_data import BEFORE, Confusion, RunData
 
 TESTS = {
     "global": "on the global test set",
@@ -132,13 +132,12 @@ def _orders(run: RunData, after: Floats, before: Floats | None) -> dict[str, Int
     return orders
 
 
-def _cells(matrix: Ints, order: Ints) -> Json:
-    shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
-    chosen = np.ix_(order, order)
-    text = [[f"{100 * share:.0f}" if share >= 0.005 else "" for share in row] for row in shares[chosen]]
+def _cells(matrix: Confusion, order: Ints) -> Json:
+    shares = matrix.shares(order)
+    text = [[f"{100 * share:.0f}" if share >= 0.005 else "" for share in row] for row in shares]
     few = len(order) <= 12
     return {
-        "z": [grid(shares[chosen])],
-        "customdata": [matrix[chosen].tolist()],
+        "z": [grid(shares)],
+        "customdata": [matrix.block(order).tolist()],
         "text": [text if few else []],
     }

@@ -96,7 +96,7 @@ def _accuracy(runs: Sequence[RunData], view: str, title: str, caption: str, name
         trace["y"] = part[0]
         if sum(value is not None for value in part[0]) == 1:
             trace["marker"] = {"size": 9, "symbol": "diamond"}
-    axes = {"xaxis": {"title": {"text": "round"}}, "yaxis": percent_axis(f"accuracy, {options[0].label}")}
+    axes = {"xaxis": _round_axis(runs), "yaxis": percent_axis(f"accuracy, {options[0].label}")}
     shown = layout(height=340, hovermode="x unified", **axes)
     return Panel(f"curves-{view}", title, caption, traces, shown, Control("Show", options))
 
@@ -123,6 +123,12 @@ def _trace(run: RunData, label: str, position: int, dotted: bool = False, alone:
         "showlegend": alone or not dotted,
         "hovertemplate": "%{y:.1%}",
     }
+
+
+def _round_axis(runs: Sequence[RunData]) -> Json:
+    """Rounds, with a tick at each where there are few."""
+    last = max(int(run.metrics["round"].max()) for run in runs if run.metrics)
+    return {"title": {"text": "round"}, **({"dtick": 1} if last <= 10 else {})}
 
 
 def stage_values(run: RunData, prefix: str, column: str) -> Floats:
@@ -161,7 +167,7 @@ def _lines(
         260,
         hovermode="x unified",
         showlegend=len(traces) > 1,
-        xaxis={"title": {"text": "round"}},
+        xaxis=_round_axis(runs),
         yaxis={"title": {"text": unit}, "rangemode": "tozero"},
     )
     return Panel(key, title, caption, traces, shown)

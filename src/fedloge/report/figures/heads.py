@@ -30,8 +30,11 @@ from fedloge.report.figures.base import (
 )
 from fedloge.report.run_data import HeadNorms, RunData
 
-SYMBOLS = {"psi": "ψ", "phi": "φ", "sse": "SSE\N{NON-BREAKING HYPHEN}C"}
+SYMBOLS = {"psi": "ψ", "phi": "φₖ", "sse": "SSE\N{NON-BREAKING HYPHEN}C"}
 """How the paper writes the modules of FedLoGe."""
+
+MAX_PAIRED = 2000
+"""Classes of which all pairs are measured: beyond that their angles take gigabytes of memory."""
 
 MAX_POINTS = 50_000
 """Points of all clients' heads in a page: beyond that, the last clients are left out."""
@@ -50,7 +53,13 @@ def shared_norms(run: RunData, key: str) -> Panel | None:
         "together. A norm that grows with the count favours the frequent classes."
     )
     title = f"Classifier norms, {', '.join(symbol(head) for head in run.shared_heads)}"
-    return Panel(key, title, caption, traces, layout(**_norm_axes(run.class_counts, "training images of the class")))
+    return Panel(
+        key,
+        title,
+        caption,
+        traces,
+        layout(showlegend=len(traces) > 1, **_norm_axes(run.class_counts, "training images of the class")),
+    )
 
 
 def client_norms(run: RunData, key: str) -> Panel | None:
@@ -59,17 +68,18 @@ def client_norms(run: RunData, key: str) -> Panel | None:
         return None
     counts = run.partition.train_counts
     lines = [(head, stage, name) for head in run.client_heads for stage, name in head_stages(run, head).items()]
-    shown = range(max(1, min(len(counts), MAX_POINTS // (len(lines) * len(run.class_names)))))
+    known = min(len(head.norms[stage]) for head, stage, _ in lines)
+    shown = range(max(1, min(known, MAX_POINTS // (len(lines) * len(run.class_names)))))
     options = [Option(f"client {k}", _chosen(run, lines, k), {}) for k in shown]
     traces = [
-        _points(run, head.norms[stage][0], counts[0], f"{symbol(head)}ₖ {name}", stage) for head, stage, name in lines
+        _points(run, head.norms[stage][0], counts[0], f"{symbol(head)} {name}", stage) for head, stage, name in lines
     ]
     caption = "The same for the client's own classifier, against the client's own training images of each class."
     if len(shown) < len(counts):
         caption += f" The first {len(shown)} of {len(counts)} clients can be chosen."
-    title = f"Classifier norms of a client, {', '.join(symbol(head) + 'ₖ' for head in run.client_heads)}"
+    title = f"Classifier norms of a client, {', '.join(symbol(head) for head in run.client_heads)}"
     axes = _norm_axes(counts, "own training images of the class")
-    return Panel(key, title, caption, traces, layout(**axes), Control("Client", options))
+    return Panel(key, title, caption, traces, layout(showlegend=len(traces) > 1, **axes), Control("Client", options))
 
 
 def frame(run: RunData, name: str, key: str) -> Panel:
@@ -97,12 +107,17 @@ def frame(run: RunData, name: str, key: str) -> Panel:
 def frame_rows(run: RunData, name: str) -> list[tuple[str, str, str]]:
     """Quantity, value and ideal of a fixed classifier's geometry."""
     frame = run.frames[name]
-    found = geometry(frame)
-    ideal = -1 / (len(frame) - 1)
     zeros = float((frame == 0).double().mean())
-    return [
+    rows = [
         ("rows × columns", f"{frame.shape[0]} × {frame.shape[1]}", ""),
         ("share of zeros", f"{zeros:.3f}", ""),
+    ]
+    if len(frame) > MAX_PAIRED:
+        return rows
+    found = geometry(frame)
+    ideal = -1 / (len(frame) - 1)
+    return [
+        *rows,
         ("row norm, mean", f"{found.norm_mean:.4f}", ""),
         ("row norm, variance", f"{found.norm_var:.2e}", "0"),
         ("angle, mean", f"{found.angle_mean:.3f}°", f"{math.degrees(math.acos(ideal)):.3f}°"),
