@@ -164,6 +164,7 @@ def partition(args: Sequence[str]) -> int:
         prog="fedloge partition",
         description="Split the data as `fedloge fit` would, and show the split; nothing is trained.",
         epilog="Options of `fedloge fit` are taken, --config among them.",
+        allow_abbrev=False,
     )
     parser.add_argument("--output", help="a PNG file for a heat map of clients and classes")
     known, options = parser.parse_known_args(args)

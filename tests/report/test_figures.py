@@ -91,6 +91,16 @@ def test_the_heat_map_holds_the_partition(run):
     np.testing.assert_allclose(trace["z"], np.log10(1 + np.array(trace["customdata"])), atol=1e-3)
 
 
+def test_images_of_a_chosen_client(run):
+    panel = clients.client_images(run, "key")
+    option = panel.control.options[2]
+    *train, test = option.data["y"]
+    assert option.label == "client 2"
+    assert test == run.partition.test_counts[2, run.by_count].tolist()
+    assert [n for bars in train for n in bars] == run.partition.train_counts[2, run.by_count].tolist()
+    assert [trace["name"] for trace in panel.data] == ["many", "medium", "few", "test"]
+
+
 def test_norms_of_a_chosen_client(run):
     panel = heads.client_norms(run, "key")
     option = panel.control.options[3]

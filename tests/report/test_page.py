@@ -17,6 +17,7 @@ FIGURES = {
     "classes-global-0",
     "classes-personal-0",
     "clients-0",
+    "images-0",
     "partition-0",
     "confusion-global-0",
     "confusion-personal-0",
@@ -105,7 +106,7 @@ def test_the_page_follows_the_colour_scheme(report, visit):
     assert shown.said == []
 
 
-def test_bars_are_sorted_on_demand_in_all_figures_of_the_row(report, visit):
+def test_bars_are_sorted_on_demand_in_all_figures(report, visit):
     shown = visit(report)
     order = "document.getElementById('{}').layout.xaxis.categoryarray"
     before = [shown.page.evaluate(order.format(f"classes-{view}-0")) for view in ("global", "personal")]
@@ -118,12 +119,13 @@ def test_bars_are_sorted_on_demand_in_all_figures_of_the_row(report, visit):
     assert shown.said == []
 
 
-def test_a_client_is_chosen(report, visit):
+def test_a_client_is_chosen_in_all_figures(report, visit):
     shown = visit(report)
     norms = "document.getElementById('norms-client-0').data[0].y.join()"
     before = shown.page.evaluate(norms)
-    shown.page.select_option("select[data-for=norms-client-0]", label="client 4")
+    shown.page.select_option("select[data-for=images-0]", label="client 4")
     shown.page.wait_for_function(f"{norms} !== '{before}'")
+    assert shown.page.input_value("select[data-for=norms-client-0]") == "4"
     assert shown.said == []
 
 

@@ -93,12 +93,7 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
             "clients",
             "Clients",
             "What the federation looks like from each of its members.",
-            _arranged(
-                runs,
-                max(len(run.partition.train) for run in runs),
-                _each(runs, clients.client_accuracy, "clients", NO_MODEL["personal"]),
-                _partitions(runs),
-            ),
+            _client_rows(runs),
         ),
         Section(
             "confusion",
@@ -156,15 +151,22 @@ def _each(runs: Sequence[RunData], make: Callable[[RunData, str], Panel | None],
     return [Cell(run.name, make(run, f"{key}-{position}"), absent) for position, run in enumerate(runs)]
 
 
-def _partitions(runs: Sequence[RunData]) -> list[Cell]:
-    """A heat map for every partition, named after the runs that were made on it."""
+def _client_rows(runs: Sequence[RunData]) -> list[Sequence[Cell]]:
+    accuracies = _each(runs, clients.client_accuracy, "clients", NO_MODEL["personal"])
+    images = _partitions(runs, clients.client_images, "images")
+    bars = max(len(run.partition.train) for run in runs)
+    return [*_arranged(runs, bars, accuracies, images), _partitions(runs, clients.partition, "partition")]
+
+
+def _partitions(runs: Sequence[RunData], make: Callable[[RunData, str], Panel], key: str) -> list[Cell]:
+    """A figure of every partition, named after the runs that were made on it."""
     groups: dict[str, list[RunData]] = {}
     for run in runs:
         groups.setdefault(run.partition.sha256, []).append(run)
     return [
         Cell(
             ", ".join(run.name for run in group) if len(groups) > 1 else "all runs" if len(runs) > 1 else "",
-            clients.partition(group[0], f"partition-{position}"),
+            make(group[0], f"{key}-{position}"),
         )
         for position, group in enumerate(groups.values())
     ]

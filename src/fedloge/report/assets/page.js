@@ -59,10 +59,10 @@
     ink(figure.data);
     Plotly.newPlot(key, figure.data, figure.layout, config);
   }
-  // A choice holds for all figures of its row that offer the same ones.
+  // A choice holds for all figures that offer the same ones.
   const labels = (select) => [...select.options].map((option) => option.label).join("\n");
   function choose(event) {
-    for (const select of event.target.closest(".row").querySelectorAll("select")) {
+    for (const select of document.querySelectorAll("select[data-for]")) {
       if (labels(select) !== labels(event.target)) continue;
       select.value = event.target.value;
       const option = figures[select.dataset.for].options[Number(select.value)];

@@ -96,6 +96,7 @@ def category_axis(title: str, order: Sequence[str]) -> Json:
         "categoryarray": list(order),
         "range": [-0.6, len(order) - 0.4],
         "automargin": True,
+        "showgrid": False,
         **_tick_labels(order),
     }
 

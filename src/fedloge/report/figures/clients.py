@@ -9,6 +9,7 @@ import numpy as np
 
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats, shares
+from fedloge.evaluation.shots import SHOTS
 from fedloge.report.figures.base import (
     BEFORE_BAR,
     MUTED,
@@ -74,6 +75,40 @@ def client_accuracy(run: RunData, key: str) -> Panel | None:
         "Small test sets make an accuracy uncertain: hover for their sizes."
     )
     return Panel(key, "Accuracy by client", caption, traces, shown, Control("Sort", options))
+
+
+def client_images(run: RunData, key: str) -> Panel:
+    """How many images of each class a client holds that the reader chooses."""
+    order = thin(run.by_count)
+    train, test = run.partition.train_counts[:, order], run.partition.test_counts[:, order]
+    names = [run.class_names[c] for c in order]
+    members = [[i for i, c in enumerate(order) if run.groups[c] == group] for group in SHOTS]
+    bars = [
+        {
+            "type": "bar",
+            "name": group,
+            "x": [names[i] for i in chosen],
+            "marker": {"color": SHOT_COLORS[group]},
+            "hovertemplate": "<b>%{x}</b>: %{y} training images<extra></extra>",
+        }
+        for group, chosen in zip(SHOTS, members, strict=True)
+    ]
+    tests = {**BEFORE_BAR, "name": "test", "x": names, "hovertemplate": "<b>%{x}</b>: %{y} test images<extra></extra>"}
+    heights = [[*(train[k, chosen].tolist() for chosen in members), test[k].tolist()] for k in range(len(train))]
+    traces = [{**trace, "y": y} for trace, y in zip((*bars, tests), heights[0], strict=True)]
+    caption = (
+        "Images of a client by class, most frequent class of the federation first. Wide bars: training images; narrow "
+        "bars: the client's own test images." + thinned_note(len(run.class_names))
+    )
+    axes: Json = {"xaxis": category_axis("class", names), "yaxis": {"title": {"text": "images"}, "rangemode": "tozero"}}
+    options = [Option(client_label(k), {"y": y}, {}) for k, y in enumerate(heights)]
+    shown = layout(barmode="overlay", bargap=0.15, **axes)
+    return Panel(key, "Images of a client", caption, traces, shown, Control("Client", options))
+
+
+def client_label(client: int) -> str:
+    """How controls call a client: the same everywhere, so that a choice holds for all figures."""
+    return f"client {client}"
 
 
 def worst_words(scores: ClientScores) -> str:
