@@ -152,8 +152,8 @@ def stages(run: RunData, view: str) -> list[tuple[str, bool]]:
 
 def _shot_words(run: RunData) -> str:
     rules = {
-        "mass": "the most frequent classes up to the one that crosses 75 % of the training images are many-shot, those up "
-        "to the one that crosses 95 % medium-shot, the rest few-shot",
+        "mass": "the most frequent classes up to the one that crosses 75 % of the training images are many-shot, those "
+        "up to the one that crosses 95 % medium-shot, the rest few-shot",
         "count": "many-shot classes have more than 100 training images, medium-shot 20 to 100, few-shot fewer than 20",
     }
     rule = run.summary["shots"]["rule"]
