@@ -60,8 +60,10 @@ def test_a_step_that_changed_nothing_is_left_out(make_run):
     path = make_run()
     summary = json.loads((path / "summary.json").read_text())
     summary["before_realignment"]["global"] = summary["global"]
+    summary["finalized"] = "fine-tuned"
     (path / "summary.json").write_text(json.dumps(summary))
     run = read_run(path)
+    assert run.last_step == "fine-tuning"
     assert not run.changed("global")
     assert run.changed("personal")
     assert "global_before" not in run.class_accuracy

@@ -13,6 +13,7 @@ from fedloge.evaluation.shots import SHOTS
 from fedloge.report.figures.base import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
+from fedloge.report.tables import PRIVILEGES
 
 GENERIC = {"accuracy": "acc", "many": "acc_many", "medium": "acc_medium", "few": "acc_few"}
 PERSONAL = {
@@ -103,7 +104,11 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 def warnings(runs: Sequence[RunData]) -> list[str]:
     """What a reader must know before reading or comparing the numbers."""
-    found = []
+    found = [
+        f"{run.name}: privileged knowledge, {PRIVILEGES.get(name, name)}."
+        for run in runs
+        for name in run.summary.get("privileged", ())
+    ]
     for run in runs:
         if run.summary["mask_absent"] != "off":
             found.append(

@@ -182,7 +182,7 @@ def _frames(runs: Sequence[RunData]) -> list[Section]:
         for position, run in enumerate(runs)
         for name in run.frames
     ]
-    intro = "Made before the first round and never trained. The ideal is equal angles between all classes."
+    intro = "Made by the server; no client trains it. The ideal is equal angles between all classes."
     return [Section("frame", "Fixed classifier", intro, [cells])] if cells else []
 
 

@@ -29,8 +29,8 @@ OLD = "before_realignment/"
 
 T = TypeVar("T")
 
-LAST_STEPS = {"realigned": "realignment", "finetuned": "fine-tuning"}
-"""What a method did after the last round, by the flag that it leaves in its final state."""
+LAST_STEPS = {"realigned": "realignment", "fine-tuned": "fine-tuning"}
+"""What a method did after the last round, by what ``summary.json`` says it made of the models (``finalized``)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +218,7 @@ def _read(folder: RunFolder, name: str) -> RunData:
     names, class_accuracy, class_tests = _classes(folder.rows("per_class.csv"), num_classes)
     fixed = folder.read_json("checkpoints/final/state.json")["fixed"]
     shared, personal = _heads(folder.path, num_classes, fixed)
-    step = next((LAST_STEPS[flag] for flag in fixed if flag in LAST_STEPS), "the last step")
+    step = LAST_STEPS.get(summary.get("finalized", "realigned"), "the last step")
     before = summary["before_realignment"]
     same = [view for view in ("global", "personal") if before and before[view] == summary[view]]
     old_views = [view + BEFORE for view in same]
