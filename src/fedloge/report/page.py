@@ -182,7 +182,7 @@ def _frames(runs: Sequence[RunData]) -> list[Section]:
         for position, run in enumerate(runs)
         for name in run.frames
     ]
-    intro = "Made by the server; no client trains it. The ideal is equal angles between all classes."
+    intro = "Made by the server; no client trains it. An equiangular frame has equal angles between all classes."
     return [Section("frame", "Fixed classifier", intro, [cells])] if cells else []
 
 
