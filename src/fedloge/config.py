@@ -39,6 +39,7 @@ HARMLESS = (
     "data.partition_file",
     "data.source.init_args.root",
     "seed_everything",
+    "report",
 )
 """Options that may change when a run goes on without changing what it means. The partition is checked by its hash."""
 
@@ -70,7 +71,8 @@ class FedlogeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The number of classes comes from the data."""
+        """The number of classes comes from the data; ``report`` says whether a run ends with a report page."""
+        parser.add_argument("--report", type=bool, default=True, help="write report.html when the run ends")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
