@@ -1,0 +1,34 @@
+"""Neural collapse: metrics, closed-form theory, a Lightning callback. Short for ``fedloge.analysis.collapse``."""
+
+from fedloge.analysis.collapse.callback import CollapseCallback
+from fedloge.analysis.collapse.measure import measure, measure_batches
+from fedloge.analysis.collapse.metrics import etf_floor, gnc2_of_etf, gnc2_of_random, report
+from fedloge.analysis.collapse.streaming import ClassMeanMetric, ClassMeans, NearestMeanMetric, SpreadMetric
+from fedloge.analysis.collapse.theory import (
+    Frame,
+    etf_loss,
+    norm_exponent,
+    orthogonal_frame,
+    seli,
+    simplex_frame,
+)
+
+__all__ = [
+    "ClassMeanMetric",
+    "ClassMeans",
+    "CollapseCallback",
+    "Frame",
+    "NearestMeanMetric",
+    "SpreadMetric",
+    "etf_floor",
+    "etf_loss",
+    "gnc2_of_etf",
+    "gnc2_of_random",
+    "measure",
+    "measure_batches",
+    "norm_exponent",
+    "orthogonal_frame",
+    "report",
+    "seli",
+    "simplex_frame",
+]
