@@ -16,6 +16,7 @@ verbs:
   fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
+  collapse VERB ...                            the neural-collapse lab: `fedloge collapse --help`
 
 options:
   --help, --version      `fedloge VERB --help` tells a verb's options
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"fedloge {metadata.version('fedloge')}")
         return 0
-    verbs = {"fit": fit, "test": test, "realign": realign}
+    verbs = {"fit": fit, "test": test, "realign": realign, "collapse": collapse}
     try:
         if args[0] not in verbs:
             raise FedlogeError(f"no verb {args[0]!r}. Choose one of {', '.join(verbs)}.")
@@ -95,6 +96,13 @@ def realign(args: Sequence[str]) -> int:
     _print_table(summary)
     print(f"everything is in {folder}")
     return 0
+
+
+def collapse(args: Sequence[str]) -> int:
+    """``fedloge collapse``."""
+    from fedloge.analysis.collapse.command import main
+
+    return main(args)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

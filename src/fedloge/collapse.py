@@ -5,8 +5,9 @@ from fedloge.analysis.collapse.measure import measure, measure_batches
 from fedloge.analysis.collapse.metrics import etf_floor, gnc2_of_etf, gnc2_of_random, report
 from fedloge.analysis.collapse.streaming import ClassMeanMetric, ClassMeans, NearestMeanMetric, SpreadMetric
 from fedloge.analysis.collapse.theory import (
+    CrossEntropyETF,
     Frame,
-    etf_loss,
+    cross_entropy_etf,
     norm_exponent,
     orthogonal_frame,
     seli,
@@ -17,11 +18,12 @@ __all__ = [
     "ClassMeanMetric",
     "ClassMeans",
     "CollapseCallback",
+    "CrossEntropyETF",
     "Frame",
     "NearestMeanMetric",
     "SpreadMetric",
+    "cross_entropy_etf",
     "etf_floor",
-    "etf_loss",
     "gnc2_of_etf",
     "gnc2_of_random",
     "measure",

@@ -159,13 +159,13 @@ def test_exponents_under_weak_regularisation(layers, exponent):
 
 
 def test_etf_losses():
-    assert collapse.etf_loss(4, 10, 1, 5e-3, 5e-3) == pytest.approx(0.24300, abs=5e-6)
-    assert collapse.etf_loss(6, 5, 2, 1e-3, 1e-3) == pytest.approx(0.05148, abs=5e-6)
-    assert collapse.etf_loss(4, 5, 3, 1e-3, 1e-3) == pytest.approx(0.02623, abs=5e-6)
+    assert collapse.cross_entropy_etf(4, 10, 1, 5e-3, 5e-3).loss == pytest.approx(0.24300, abs=5e-6)
+    assert collapse.cross_entropy_etf(6, 5, 2, 1e-3, 1e-3).loss == pytest.approx(0.05148, abs=5e-6)
+    assert collapse.cross_entropy_etf(4, 5, 3, 1e-3, 1e-3).loss == pytest.approx(0.02623, abs=5e-6)
 
 
 def test_etf_loss_of_a_ridge_that_kills_everything():
-    assert collapse.etf_loss(4, 10, 2, 10.0, 10.0) == pytest.approx(math.log(4))
+    assert collapse.cross_entropy_etf(4, 10, 2, 10.0, 10.0).loss == pytest.approx(math.log(4))
 
 
 def test_seli_ratios():

@@ -205,18 +205,52 @@ def metastable_ratio(layers: int) -> float:
     return layers * peak ** (layers - 1) / (1 + peak**layers) ** 2
 
 
-def etf_loss(
-    num_classes: int, per_class: int, layers: int = 1, lambda_w: float | Sequence[float] = 5e-4, lambda_h: float = 5e-4
-) -> float:
-    """Cross entropy with penalties of the best simplex ETF on balanced data.
+@dataclass(frozen=True)
+class CrossEntropyETF:
+    """The best simplex ETF for cross entropy on balanced data.
 
-    min over the margin α of log(1+(K-1)e^{-α}) + ((M+1)/2)(Πλ_l·λ_H)^{1/(M+1)} (K-1)(α√n)^{2/(M+1)}. It is the optimum
-    for one layer; for K ≥ 4, M ≥ 3 or K ≥ 6, M = 2 some other geometry has a lower loss.
+    Args:
+        loss: Cross entropy and penalties.
+        weight_gram: WWᵀ, float64 [K, K].
+        feature_gram: HᵀH of the class means, float64 [K, K].
+        logits: WH of the class means, float64 [K, K].
+    """
+
+    loss: float
+    weight_gram: Tensor
+    feature_gram: Tensor
+    logits: Tensor
+
+
+def cross_entropy_etf(
+    num_classes: int, per_class: int, layers: int = 1, lambda_w: float | Sequence[float] = 5e-4, lambda_h: float = 5e-4
+) -> CrossEntropyETF:
+    """Cross entropy through a simplex ETF, at the margin α that is best.
+
+    min over α of log(1+(K-1)e^{-α}) + ((M+1)/2)(Πλ_l·λ_H)^{1/(M+1)} (K-1)(α√n)^{2/(M+1)}. It is the optimum for one
+    layer; for K ≥ 4, M ≥ 3 or K ≥ 6, M = 2 some other geometry has a lower loss.
 
     Raises:
         ConfigError: As :func:`orthogonal_frame`.
     """
-    return _etf_optimum(num_classes, per_class, layers, lambda_w, lambda_h)[0]
+    _, lambdas = _check([per_class] * num_classes, layers, lambda_w, lambda_h)
+    power, product = 1 / (layers + 1), math.prod(lambdas)
+    penalty = (layers + 1) / 2 * (product * lambda_h) ** power * (num_classes - 1)
+    low, high = 0.0, 100.0
+    for _ in range(12):  # a grid that closes in: α = 0 is a local minimum of its own for M ≥ 2
+        grid = torch.linspace(low, high, 1001, dtype=torch.float64)
+        losses = torch.log1p((num_classes - 1) * torch.exp(-grid)) + penalty * (grid**2 * per_class) ** power
+        best = int(losses.argmin())
+        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, 1000)])
+    alpha = float(grid[best])
+    balance = (alpha**2 * product * per_class * lambda_h) ** power  # λ_l σ(W_l)² = n λ_H σ(H)²
+    centring = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
+    return CrossEntropyETF(
+        loss=float(losses[best]),
+        weight_gram=balance**layers / product * centring,
+        feature_gram=balance / (per_class * lambda_h) * centring,
+        logits=alpha * centring,
+    )
 
 
 def seli(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -238,22 +272,6 @@ def seli(counts: Sequence[int]) -> tuple[Tensor, Tensor]:
     v, s, ut = torch.linalg.svd(centring * sizes.sqrt())
     half = ut.T / sizes.sqrt().unsqueeze(1)
     return v * s @ v.T, half * s @ half.T
-
-
-def _etf_optimum(
-    num_classes: int, per_class: int, layers: int, lambda_w: float | Sequence[float], lambda_h: float
-) -> tuple[float, float]:
-    """Least loss and its margin α, on a grid that closes in; α = 0 is a local minimum of its own for M ≥ 2."""
-    _, lambdas = _check([per_class] * num_classes, layers, lambda_w, lambda_h)
-    power = 1 / (layers + 1)
-    penalty = (layers + 1) / 2 * (math.prod(lambdas) * lambda_h) ** power * (num_classes - 1)
-    low, high = 0.0, 100.0
-    for _ in range(12):
-        alpha = torch.linspace(low, high, 1001, dtype=torch.float64)
-        loss = torch.log1p((num_classes - 1) * torch.exp(-alpha)) + penalty * (alpha**2 * per_class) ** power
-        best = int(loss.argmin())
-        low, high = float(alpha[max(best - 1, 0)]), float(alpha[min(best + 1, 1000)])
-    return float(loss[best]), float(alpha[best])
 
 
 def _check(
