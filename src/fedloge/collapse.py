@@ -3,6 +3,7 @@
 from fedloge.analysis.collapse.callback import CollapseCallback
 from fedloge.analysis.collapse.measure import measure, measure_batches
 from fedloge.analysis.collapse.metrics import etf_floor, gnc2_of_etf, gnc2_of_random, report
+from fedloge.analysis.collapse.pruning import pruning_curve
 from fedloge.analysis.collapse.streaming import ClassMeanMetric, ClassMeans, NearestMeanMetric, SpreadMetric
 from fedloge.analysis.collapse.theory import (
     CrossEntropyETF,
@@ -30,6 +31,7 @@ __all__ = [
     "measure_batches",
     "norm_exponent",
     "orthogonal_frame",
+    "pruning_curve",
     "report",
     "seli",
     "simplex_frame",

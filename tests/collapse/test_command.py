@@ -51,10 +51,10 @@ def test_every_deep_linear_config_runs(config, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["settings"]["steps"] == 4
 
 
-def test_the_final_table_is_plain_text_in_a_pipe(deep_linear, tmp_path):
+def test_the_final_table_is_plain_text_in_a_pipe(deep_linear):
     """In a pipe: no escape codes, nothing cut off, nothing on standard error."""
     command = [sys.executable, "-m", "fedloge", *deep_linear, "--layers=[1]", "--steps=1500"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
     assert "n = [20, 10, 5, 5], free features, against the orthogonal frame" in done.stdout
