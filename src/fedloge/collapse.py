@@ -1,6 +1,6 @@
 """Neural collapse: metrics, closed-form theory, a Lightning callback. Short for ``fedloge.analysis.collapse``."""
 
-from fedloge.analysis.collapse.callback import CollapseCallback
+from fedloge.analysis.collapse.callback import CollapseCallback, measure_module
 from fedloge.analysis.collapse.measure import measure, measure_batches
 from fedloge.analysis.collapse.metrics import etf_floor, gnc2_of_etf, gnc2_of_random, report
 from fedloge.analysis.collapse.pruning import pruning_curve
@@ -29,6 +29,7 @@ __all__ = [
     "gnc2_of_random",
     "measure",
     "measure_batches",
+    "measure_module",
     "norm_exponent",
     "orthogonal_frame",
     "pruning_curve",

@@ -77,6 +77,14 @@ def test_the_model_does_not_look_ahead():
     assert not torch.allclose(first[:, 5:], second[:, 5:])
 
 
+def test_the_seed_alone_decides():
+    torch.manual_seed(1)
+    first = train(SETTINGS, text.corpus(20), 16, 1, 2, seed=0).state_dict()
+    torch.manual_seed(2)
+    second = train(SETTINGS, text.corpus(20), 16, 1, 2, seed=0).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_measurement_is_that_of_the_heads_inputs():
     """Positions without a next token are dropped; tokens below min_count are left out of NC4 too."""
     model = Transformer(20, 16, 1, 8, seed=0).eval()

@@ -76,10 +76,13 @@ def pairs(tile: Tensor, rows: slice, columns: slice) -> Tensor:
     return tile[torch.ones_like(tile, dtype=torch.bool).triu(1)]
 
 
-def distances(points: Tensor, rows: slice, columns: slice) -> Tensor:
-    """‖p_i - p_j‖ over the pairs i < j of a tile, flat; from differences, not from products that cancel."""
-    tile = torch.cdist(points[rows], points[columns], compute_mode="donot_use_mm_for_euclid_dist")
-    return pairs(tile, rows, columns)
+def distances(points: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of ‖p_i - p_j‖, nan where not i < j; from differences, not from products that cancel."""
+    for rows, columns in tiles(len(points)):
+        tile = torch.cdist(points[rows], points[columns], compute_mode="donot_use_mm_for_euclid_dist")
+        if rows == columns:
+            tile = tile.masked_fill(~torch.ones_like(tile, dtype=torch.bool).triu(1), torch.nan)
+        yield rows, columns, tile
 
 
 def cdnv(means: ClassMeans, variances: Tensor, power: int = 1) -> dict[str, float]:
@@ -89,17 +92,17 @@ def cdnv(means: ClassMeans, variances: Tensor, power: int = 1) -> dict[str, floa
 
     Returns:
         ``cdnv``, the mean, and ``cdnv_log``, the mean of log V over the pairs with V > 0. Pairs of coincident means,
-        where V is infinite, are left out of both.
+        where V is infinite, are left out of both; ``coincident_means`` is the number of classes in such pairs.
     """
-    smallest = tolerance(means)
-    values, logarithms = Moments(), Moments()
-    for rows, columns in tiles(means.num_classes):
-        distance = distances(means.centred, rows, columns)
-        spread = pairs(variances[rows].unsqueeze(1) + variances[columns], rows, columns) / 2
-        value = (spread / distance.pow(2 * power))[distance > smallest]
+    smallest, values, logarithms = tolerance(means), Moments(), Moments()
+    shared = torch.zeros_like(variances, dtype=torch.bool)
+    for rows, columns, tile in distances(means.centred):
+        _mark(shared, rows, columns, tile <= smallest)
+        spread = (variances[rows].unsqueeze(1) + variances[columns]) / 2
+        value = (spread / tile.pow(2 * power))[tile > smallest]
         values.add(value)
         logarithms.add(value[value > 0].log())
-    return {"cdnv": values.mean, "cdnv_log": logarithms.mean}
+    return {"cdnv": values.mean, "cdnv_log": logarithms.mean, "coincident_means": int(shared.sum())}
 
 
 def nc2(means: ClassMeans) -> dict[str, float]:
@@ -152,13 +155,20 @@ def gnc2(means: ClassMeans) -> dict[str, float]:
     """GNC2, uniformity on the sphere for C > d: moments of t_ij = -log‖u_i - u_j‖, u_c = A_c/‖A_c‖.
 
     Returns:
-        ``gnc2_mean``, ``gnc2_var``, ``gnc2_cv`` over the pairs of distinct directions.
+        ``gnc2_mean``, ``gnc2_var``, ``gnc2_cv`` over the pairs of distinct directions; ``coincident_directions``, the
+        number of classes that share theirs with another.
     """
     unit, logarithms = directions(means), Moments()
-    for rows, columns in tiles(len(unit)):
-        distance = distances(unit, rows, columns)
-        logarithms.add(-distance[distance > COINCIDENT].log())
-    return {"gnc2_mean": logarithms.mean, "gnc2_var": logarithms.variance, "gnc2_cv": logarithms.cv}
+    shared = torch.zeros(len(unit), dtype=torch.bool, device=unit.device)
+    for rows, columns, tile in distances(unit):
+        _mark(shared, rows, columns, tile <= COINCIDENT)
+        logarithms.add(-tile[tile > COINCIDENT].log())
+    return {
+        "gnc2_mean": logarithms.mean,
+        "gnc2_var": logarithms.variance,
+        "gnc2_cv": logarithms.cv,
+        "coincident_directions": int(shared.sum()),
+    }
 
 
 def gnc2_of_etf(num_classes: int) -> float:
@@ -196,7 +206,7 @@ def counts(means: ClassMeans) -> dict[str, float]:
     Returns:
         ``classes`` kept and their ``samples``; ``empty_classes`` and ``rare_classes`` (fewer than ``min_count``
         samples), in no metric; ``singleton_classes``, kept without a spread of their own; ``zero_means``, classes
-        without a direction; ``coincident_means`` and ``coincident_directions``, classes that share theirs with another.
+        without a direction.
     """
     return {
         "classes": means.num_classes,
@@ -205,8 +215,6 @@ def counts(means: ClassMeans) -> dict[str, float]:
         "rare_classes": int(((means.counts > 0) & (means.counts < means.min_count)).sum()),
         "singleton_classes": int((means.sizes == 1).sum()),
         "zero_means": means.num_classes - len(directions(means)),
-        "coincident_means": _sharing(means.centred, tolerance(means)),
-        "coincident_directions": _sharing(directions(means), COINCIDENT),
     }
 
 
@@ -249,15 +257,10 @@ def tolerance(means: ClassMeans) -> float:
     return COINCIDENT * float(means.centred.norm(dim=1).max())
 
 
-def _sharing(points: Tensor, smallest: float) -> int:
-    """How many points have another one within a distance."""
-    shared = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    for rows, columns in tiles(len(points)):
-        near = torch.cdist(points[rows], points[columns], compute_mode="donot_use_mm_for_euclid_dist") <= smallest
-        near = near.triu(1) if rows == columns else near
-        shared[rows] |= near.any(1)
-        shared[columns] |= near.any(0)
-    return int(shared.sum())
+def _mark(shared: Tensor, rows: slice, columns: slice, near: Tensor) -> None:
+    """Set in ``shared`` the classes of the pairs that are near."""
+    shared[rows] |= near.any(1)
+    shared[columns] |= near.any(0)
 
 
 def _blocks(left: Tensor, right: Tensor) -> Iterator[tuple[Tensor, bool]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -54,8 +56,10 @@ class Output:
         (self.path / name).write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
     def figure(self, name: str, figure: Figure) -> None:
-        """Write a PNG."""
-        figure.savefig(self.path / name, dpi=100)
+        """Write a PNG of 64 colours, which takes a third of the space."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=100)
+        Image.open(buffer).convert("RGB").quantize(64).save(self.path / name, optimize=True)
 
 
 def require_matplotlib() -> None:
