@@ -256,6 +256,11 @@ def test_more_digits_than_there_are():
         last(replace(SMALL, features="mlp", counts=[500, 5]), 1)
 
 
+def test_a_strong_ridge_makes_every_class_vanish():
+    settings = replace(SMALL, lambda_w=0.5, lambda_h=0.5, steps=300)
+    assert judge(settings, expect(settings, 2), last(settings, 2)) == "every class vanished, as it must"
+
+
 def test_ties_at_the_cut_and_widths_without_an_etf_are_not_promised():
     assert "tie" in expect(replace(SMALL, width=3), 1).caveat
     assert not expect(replace(SMALL, width=2), 1).caveat

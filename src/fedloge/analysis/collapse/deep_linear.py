@@ -54,6 +54,7 @@ class DeepLinear:
         nc1_below: When a run counts as collapsed: NC1,
         nc2_below: the distance of WWᵀ and HᵀH from the closed form,
         nc3_below: and that of WH.
+        threads: Threads of the computation; matrices as small as these gain nothing from more.
         output: Folder for curves.csv, final.csv, summary.json and curves.png.
         overwrite: Replace an older experiment in that folder.
         figure: Draw curves.png, which needs matplotlib.
@@ -80,6 +81,7 @@ class DeepLinear:
     nc1_below: float = 1e-12
     nc2_below: float = 1e-5
     nc3_below: float = 1e-6
+    threads: int = 1
     output: str = "runs/collapse/deep_linear"
     overwrite: bool = False
     figure: bool = True
@@ -87,7 +89,7 @@ class DeepLinear:
     def __post_init__(self) -> None:
         for name, kinds in (("loss", Loss), ("optimizer", Optimizer), ("features", Features)):
             check_choice(name, getattr(self, name), get_args(kinds))
-        for name in ("width", "steps", "points"):
+        for name in ("width", "steps", "points", "threads"):
             check_least(name, getattr(self, name), 1)
         for name in ("lr", "std", "nc1_below", "nc2_below", "nc3_below"):
             check_positive(name, getattr(self, name), "See `fedloge collapse deep-linear --help`.")
@@ -135,10 +137,9 @@ def expect(settings: DeepLinear, layers: int) -> Expectation:
     Raises:
         ConfigError: Where there is none.
     """
-    K, balanced = len(settings.counts), settings.balanced
-    ridge = {"layers": layers, "lambda_w": settings.lambda_w, "lambda_h": settings.lambda_h}
+    K, balanced, ridges = len(settings.counts), settings.balanced, (settings.lambda_w, settings.lambda_h)
     caveat = "features of a network are not free" if settings.features == "mlp" else ""
-    frame = theory.orthogonal_frame(settings.counts, width=settings.width, **ridge)  # type: ignore[arg-type]
+    frame = theory.orthogonal_frame(settings.counts, layers, *ridges, width=settings.width)
     if not balanced and (settings.bias or (settings.loss == "ce" and layers > 1)):
         what = "bias=True" if settings.bias else f"cross entropy with layers={layers}"
         problem = f"with {what} has no closed form"
@@ -151,7 +152,7 @@ def expect(settings: DeepLinear, layers: int) -> Expectation:
         return Expectation("orthogonal frame", *grams, frame.loss, centred=False, caveat=caveat)
     caveat = caveat or ("an ETF needs d ≥ K-1" if settings.width < K - 1 else "")
     if settings.loss == "mse":
-        simplex = theory.simplex_frame(K, settings.counts[0], **ridge)  # type: ignore[arg-type]
+        simplex = theory.simplex_frame(K, settings.counts[0], layers, *ridges)
         grams = simplex.weight_gram, simplex.feature_gram, simplex.logits
         return Expectation("simplex ETF", *grams, simplex.loss, centred=True, caveat=caveat)
     if not balanced:
@@ -159,8 +160,9 @@ def expect(settings: DeepLinear, layers: int) -> Expectation:
         grams = (*theory.seli(settings.counts), centring)
         return Expectation("SELI", *grams, math.nan, centred=False, caveat=caveat or "only as λ → 0")
     if layers > 1 and K > 3:
-        caveat = caveat or "the ETF is not the optimum of deep CE"
-    etf = theory.cross_entropy_etf(K, settings.counts[0], **ridge)  # type: ignore[arg-type]
+        proven = K >= 6 or layers >= 3
+        caveat = caveat or ("the ETF is not the optimum of deep CE" if proven else "no guarantee for deep CE")
+    etf = theory.cross_entropy_etf(K, settings.counts[0], layers, *ridges)
     grams = etf.weight_gram, etf.feature_gram, etf.logits
     return Expectation("simplex ETF", *grams, etf.loss, centred=True, caveat=caveat)
 
@@ -288,6 +290,7 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
     Returns:
         A row per run, as in ``final.csv``.
     """
+    torch.set_num_threads(settings.threads)
     output = Output(settings.output, overwrite=settings.overwrite, figure=settings.figure)
     curves, final = [], []
     for layers in settings.layers:
@@ -314,6 +317,8 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
 
 def judge(settings: DeepLinear, target: Expectation, last: dict[str, float]) -> str:
     """In words: whether a run collapsed to the closed form, and if not, why it did not or was not bound to."""
+    if not target.weight_gram.any():
+        return "every class vanished, as it must" if abs(last["excess"]) < 1e-6 else "not there yet"
     gram = max(last["nc2_w"], last["nc2_h"])
     reached = last["nc1"] < settings.nc1_below and gram < settings.nc2_below and last["nc3"] < settings.nc3_below
     if target.caveat:
@@ -381,6 +386,9 @@ def _stepper(network: Network, settings: DeepLinear) -> Callable[[int], None]:
 
 
 def _apart(gram: Tensor, target: Tensor) -> float:
+    """‖X/‖X‖ - T/‖T‖‖; ‖X‖ itself where T is zero."""
+    if not target.any():
+        return float(gram.norm())
     return float((gram / gram.norm() - target / target.norm()).norm())
 
 
