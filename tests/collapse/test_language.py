@@ -120,10 +120,26 @@ def test_collapse_grows_with_training(data):
         assert late[name] < early[name], name
     for name in ("nc3_cosine", "nc4"):
         assert late[name] > early[name], name
-    assert late["val_loss"] == pytest.approx(3.50, abs=0.15)
-    assert late["cdnv_log"] == pytest.approx(-3.58, abs=0.5)
-    assert late["equinorm"] == pytest.approx(0.278, abs=0.04)
-    assert late["nc4"] == pytest.approx(0.223, abs=0.03)
+
+
+MEASURED = ("val_loss", "cdnv_log", "gnc2_var", "equinorm", "unc3_var", "nc3_cosine", "nc4")
+TOLERANCE = (0.3, 0.8, 0.03, 0.04, 0.025, 0.13, 0.04)
+"""Of values from another implementation, whose initial weights are not known; most of it is needed by short runs."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "steps", "reference"),
+    [
+        (16, 150, (4.28, -2.15, 0.113, 0.366, 0.068, 0.24, 0.105)),
+        (32, 400, (3.50, -3.58, 0.042, 0.278, 0.026, 0.63, 0.223)),
+        (32, 1200, (3.28, -3.99, 0.031, 0.251, 0.009, 0.72, 0.241)),
+    ],
+)
+def test_known_models(data, width, steps, reference):
+    values = measured(data, steps, width)
+    for name, value, tolerance in zip(MEASURED, reference, TOLERANCE, strict=True):
+        assert values[name] == pytest.approx(value, abs=tolerance), name
 
 
 def test_correlations():

@@ -18,7 +18,8 @@ class CollapseCallback(Callback):
     """Measures collapse at the end of training epochs and logs ``collapse/nc1``, ``collapse/cdnv``, ….
 
     The features are the input of the classifier, found by a hook while the module is called on the images of a batch.
-    Both passes run in eval mode over the same data, which must come without random augmentation.
+    Both passes run in eval mode over the same data, which must come without random augmentation. A federated run has no
+    epochs of its own: measure its models with :func:`measure_module`.
 
     Args:
         classifier: Name of the linear layer in the module, for example ``head``.
