@@ -2,9 +2,10 @@
 
 import torch
 
-from fedloge.executors import ClientTask, LocalSettings, SerialExecutor
+from fedloge.executors import ClientTask, LocalSettings, Serial
+from fedloge.methods import Client
 from fedloge.models import SmallCNN
-from fedloge.state import FederatedState
+from fedloge.state import ClientStore, FederatedState
 
 
 def build(method, seed=0, **options):
@@ -19,14 +20,31 @@ def initial(method, num_clients):
 
 def run_round(method, data, state, cohort=None, epochs=2, seed=0, phases=None):
     """Train the cohort from a state; returns the next state and the results. The store of clients is updated."""
-    executor = SerialExecutor(method, data, LocalSettings(seed))
+    executor = Serial()
+    executor.start(method, data, LocalSettings(seed))
     clients = range(data.num_clients) if cohort is None else cohort
     tasks = [ClientTask(client, state.round + 1, phases or method.phases(epochs)) for client in clients]
     results = list(executor.run(state.shared, state.clients, tasks))
     for result in results:
         state.clients[result.update.client] = result.personal
-    shared = method.aggregate(result.update for result in results)
-    return FederatedState(state.round + 1, state.shared, state.clients).with_shared(shared), results
+    server = torch.Generator().manual_seed(state.round)
+    changed = method.aggregate((result.update for result in results), state, server)
+    return FederatedState(state.round + 1, state.shared, state.clients).with_shared(changed), results
+
+
+def population(data):
+    return [Client(k, tuple(data.client_counts(k))) for k in range(data.num_clients)]
+
+
+def finalize(method, data, state):
+    """With its training part, in place of the trainer."""
+
+    def on_clients(start, phases):
+        store = ClientStore(len(start.clients), start.clients.__getitem__)
+        run_round(method, data, FederatedState(start.round, start.shared, store), phases=phases)
+        return store
+
+    return method.finalize(state, population(data), on_clients)
 
 
 def train(method, data, rounds=2, **options):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fedloge.losses import balanced_softmax, proximal
+from fedloge.losses import balanced_softmax, dot_regression, proximal
 
 
 def test_proximal_on_paper():
@@ -35,3 +35,10 @@ def test_an_absent_class_gets_no_gradient_unless_floored():
         loss.backward()
         assert torch.isfinite(loss)
         assert bool(logits.grad[:, 2].any()) == moved
+
+
+def test_dot_regression_on_paper():
+    """h = (3, 4), w_y = (2, 0): ½ (6 - 5 · 2)² / 5 = 1.6; along w_y it is 0."""
+    weight = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    assert dot_regression(torch.tensor([[3.0, 4.0]]), weight, torch.tensor([0])).item() == pytest.approx(1.6)
+    assert dot_regression(torch.tensor([[5.0, 0.0]]), weight, torch.tensor([0])).item() == 0

@@ -38,7 +38,7 @@ def test_la_fr_has_the_directions_of_psi_and_the_norms_of_both():
     aligned = la_fr(PSI, PHI)
     torch.testing.assert_close(functional.cosine_similarity(aligned, PSI), torch.ones(5))
     torch.testing.assert_close(aligned.norm(dim=1), PSI.norm(dim=1) * PHI.norm(dim=1))
-    torch.testing.assert_close(la_fr(PSI, PHI, source="unit").norm(dim=1), PHI.norm(dim=1))
+    torch.testing.assert_close(la_fr(functional.normalize(PSI), PHI).norm(dim=1), PHI.norm(dim=1))
 
 
 def test_equal_norms_of_phi_leave_the_predictions_of_psi():

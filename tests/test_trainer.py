@@ -40,6 +40,7 @@ def test_the_run_folder(tmp_path, make_data):
         "metrics.csv",
         "per_class.csv",
         "per_client.csv",
+        "confusion.csv",
         "summary.json",
         *(f"checkpoints/{name}/{part}" for name in ("last", "final") for part in (
             "shared.safetensors", "clients.safetensors", "state.json"

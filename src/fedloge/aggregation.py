@@ -44,8 +44,7 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
 def average_personal(clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
     """Example-weighted mean of the clients' personal entries: for testing alone, no server could make it."""
     states = zip(range(len(clients)), clients, num_examples, strict=True)
-    updates = [ClientUpdate(client, own, size, ()) for client, own, size in states if own]
-    return weighted_mean(updates) if updates else {}
+    return weighted_mean(ClientUpdate(client, own, size, ()) for client, own, size in states)
 
 
 def _move_towards(mean: dict[str, Tensor], tensors: Tensors, fraction: float) -> None:

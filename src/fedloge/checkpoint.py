@@ -6,6 +6,7 @@ Tensors are safetensors and everything else is text; nothing is pickled.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -89,7 +90,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole: under a temporary name first, then renamed."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
         os.replace(temporary, self.path / name)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -111,14 +112,16 @@ class RunFolder:
         return content
 
     def append(self, name: str, rows: Sequence[Row]) -> None:
-        """Append rows to a CSV file, whose columns are those of its first row."""
+        """Append rows to a CSV file; a column that it does not have yet is added, empty in the rows before."""
+        if not rows:
+            return
         path = self.path / name
-        new = not path.exists()
+        known = self._columns(path)
+        columns = list(dict.fromkeys([*known, *rows[0]]))
+        if columns != known:
+            self.write_text(name, _csv(columns, self.rows(name), header=True))
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
-            if new:
-                writer.writeheader()
-            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+            file.write(_csv(columns, rows))
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file, none where there is no such file."""
@@ -127,6 +130,12 @@ class RunFolder:
             return []
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+    def _columns(self, path: Path) -> list[str]:
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
 
     # Checkpoints -------------------------------------------------------------------------------------------
 
@@ -225,6 +234,23 @@ def client_rows(round: int, view: str, evaluation: Evaluation) -> list[Row]:
         }
         for score in evaluation.clients
     ]
+
+
+def confusion_rows(view: str, matrix: Tensor | None) -> list[Row]:
+    """Rows of ``confusion.csv`` for one view, one for every non-zero cell of a confusion matrix [C, C]."""
+    if matrix is None:
+        return []
+    cells = matrix.nonzero().tolist()
+    return [{"view": view, "class": c, "predicted": p, "count": int(matrix[c, p])} for c, p in cells]
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Row], header: bool = False) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=columns)
+    if header:
+        writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def _savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

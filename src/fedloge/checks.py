@@ -47,3 +47,13 @@ def check_not_negative(argument: str, value: float | None, remedy: str) -> None:
     """
     if value is not None and value < 0:
         raise ConfigError(argument, value, "must not be negative", remedy)
+
+
+def check_share(argument: str, value: float) -> None:
+    """Refuse what is not a fraction between 0 and 1.
+
+    Raises:
+        ConfigError: Naming the interval.
+    """
+    if not 0 <= value <= 1:
+        raise ConfigError(argument, value, "must lie in [0, 1]", "It is a share.")

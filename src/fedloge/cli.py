@@ -16,6 +16,7 @@ verbs:
   fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
+  compare --config FILE                        methods x seeds under the same conditions, and their table
   collapse VERB ...                            the neural-collapse lab: `fedloge collapse --help`
 
 options:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"fedloge {metadata.version('fedloge')}")
         return 0
-    verbs = {"fit": fit, "test": test, "realign": realign, "collapse": collapse}
+    verbs = {"fit": fit, "test": test, "realign": realign, "compare": compare, "collapse": collapse}
     try:
         if args[0] not in verbs:
             raise FedlogeError(f"no verb {args[0]!r}. Choose one of {', '.join(verbs)}.")
@@ -96,6 +97,39 @@ def realign(args: Sequence[str]) -> int:
     _print_table(summary)
     print(f"everything is in {folder}")
     return 0
+
+
+def compare(args: Sequence[str]) -> int:
+    """``fedloge compare``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge compare",
+        description="Run methods x seeds under the same conditions. Runs that are done are skipped: the same command "
+        "goes on where it was interrupted.",
+        epilog="Options of `fedloge fit` (--trainer.rounds=2) go to all runs; --output_dir, --seeds and --jobs to the "
+        "comparison.",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="for example configs/studies/compare_quick.yaml"
+    )
+    known, overrides = parser.parse_known_args(args)
+
+    from rich.console import Console
+
+    from fedloge.compare import load_comparison
+    from fedloge.report.comparison import comparison_table, write_comparison
+    from fedloge.report.live import CellProgress
+
+    comparison = load_comparison(known.config, overrides)
+    with CellProgress() as progress:
+        cells = comparison.run(progress.update)
+    path = write_comparison(comparison.output_dir, cells)
+    console = Console()
+    console.print(comparison_table(cells, console.width))
+    failed = [cell for cell in cells if cell.error]
+    for cell in failed:
+        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+    print(f"everything is in {path.parent}")
+    return 1 if failed else 0
 
 
 def collapse(args: Sequence[str]) -> int:

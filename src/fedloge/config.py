@@ -19,12 +19,15 @@ import fedloge.methods
 import fedloge.models
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
+from fedloge.data.sources.base import Source
 from fedloge.errors import FedlogeError
+from fedloge.executors import BY_NAME
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Method
+from fedloge.models.base import Backbone
 from fedloge.trainer import FederatedTrainer
 
-CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__)
+CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__, *BY_NAME)
 """The names that YAML may use without a module."""
 
 
@@ -96,6 +99,7 @@ def build(args: Sequence[str]) -> FedlogeCLI:
         FedlogeError: With one line on what is wrong, and the closest valid name where a key is unknown.
     """
     refuse_lost_overrides(args)
+    args = _executor_class(args)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a class_path may name a file of the user's folder
     try:
@@ -117,6 +121,15 @@ def refuse_lost_overrides(args: Sequence[str]) -> None:
     for arg in args[:position]:
         if arg.startswith("--"):
             raise FedlogeError(f"{arg} stands before --config, whose values would replace it. Put it after --config.")
+
+
+def _executor_class(args: Sequence[str]) -> list[str]:
+    """``--trainer.executor=processes`` as its class, which has options, where one of them is given."""
+    option = "--trainer.executor"
+    if not any(arg.startswith(f"{option}.") for arg in args):
+        return list(args)
+    names = {f"{option}={name}": f"{option}={kind.__name__}" for name, kind in BY_NAME.items()}
+    return [names.get(arg, arg) for arg in args]
 
 
 def one_line(message: str, names: Sequence[str] | None = None) -> str:
@@ -159,6 +172,7 @@ def _option_names() -> list[str]:
     """The names of all options of trainer, data, and the classes that come with fedloge."""
     classes: list[type] = [FederatedTrainer, FederatedDataModule, Method]
     for module in (fedloge.methods, fedloge.models, fedloge.data.sources):
-        classes += [item for item in vars(module).values() if isinstance(item, type)]
+        kinds = Method, Backbone, Source
+        classes += [item for item in vars(module).values() if isinstance(item, type) and issubclass(item, kinds)]
     names = {name for cls in classes for name in inspect.signature(cls).parameters}
     return sorted(names | {"trainer", "model", "data", "config", "seed_everything", "class_path", "init_args"})

@@ -25,7 +25,7 @@ def proximal(parameters: Iterable[tuple[str, Tensor]], anchor: Tensors) -> Tenso
 
 
 def balanced_softmax(
-    logits: Tensor, labels: Tensor, class_counts: Sequence[int], strength: float = 1.0, floor: int = 0
+    logits: Tensor, labels: Tensor, class_counts: Sequence[int] | Tensor, strength: float = 1.0, floor: int = 0
 ) -> Tensor:
     """Cross-entropy of logits + strength · log n_c (Ren et al., NeurIPS 2020), mean over the batch.
 
@@ -36,5 +36,71 @@ def balanced_softmax(
         strength: How much of the prior is added.
         floor: Smallest count that is assumed; 1 makes absent classes be pushed down instead.
     """
-    counts = torch.tensor(class_counts, device=logits.device, dtype=logits.dtype).clamp(min=floor)
+    counts = torch.as_tensor(class_counts, device=logits.device, dtype=logits.dtype).clamp(min=floor)
     return functional.cross_entropy(logits + strength * counts.log(), labels)
+
+
+def dot_regression(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Dot regression of features on their class's row (Yang et al., NeurIPS 2022), mean over the batch.
+
+    ½ (⟨h, w_y⟩ - ‖h‖‖w_y‖)² / ‖h‖, as in FedLoGe's Table 8: zero where h points along w_y. No other row repels h.
+
+    Args:
+        features: h [n, d].
+        weight: w [C, d], fixed.
+        labels: int64 [n].
+    """
+    own = weight[labels]
+    norms = features.norm(dim=1).clamp(min=1e-12)
+    gaps = (features * own).sum(1) - norms * own.norm(dim=1)
+    loss: Tensor = (gaps.square() / norms).mean() / 2
+    return loss
+
+
+def head_gradients(logits: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of a linear head on the examples of each class alone, in closed form.
+
+    Of class c's mean cross-entropy: G^c = mean_{i: y_i=c} (softmax(z_i) - e_c) h_iᵀ.
+
+    Args:
+        logits: z [n, C].
+        features: h [n, d].
+        labels: int64 [n].
+
+    Returns:
+        Of the weight [C, C, d], the first index being c, and of the bias [C, C]; zero for classes without examples.
+    """
+    errors = logits.softmax(1) - functional.one_hot(labels, logits.shape[1]).to(logits)
+    weight, bias = features.new_zeros(*errors.shape[1:] * 2, features.shape[1]), errors.new_zeros(errors.shape[1:] * 2)
+    for c in torch.unique(labels).tolist():
+        own = errors[labels == c]
+        weight[c], bias[c] = own.T @ features[labels == c] / len(own), own.mean(0)
+    return weight, bias
+
+
+def update_ratios(steps: Tensor, similarity: float = 0.8, cap: float = 5000.0) -> Tensor:
+    """How much each class moves the head against the others, R_c (Wang et al., AAAI 2021).
+
+    An entry (i, j) of the head belongs to the class c* whose step there is the largest (signed), unless another
+    class's is more than ``similarity`` times as large in absolute value. Over the entries of class c,
+    R_c = |Σ Δ^c| / |Σ mean_{q≠c} Δ^q|; 10 if the denominator is zero, at most ``cap``.
+
+    Args:
+        steps: Δ [C, C, d], the change of the head [C, d] by each class; a common factor does not matter.
+        similarity: See above.
+        cap: Largest ratio.
+
+    Returns:
+        R [C].
+    """
+    num_classes = len(steps)
+    flat = steps.flatten(1).double()
+    owner = flat.argmax(0)
+    own = flat.gather(0, owner[None]).abs()
+    is_owner = functional.one_hot(owner, num_classes).T.bool()
+    rivals = (flat.abs() > similarity * own) & ~is_owner
+    owned = is_owner & ~rivals.any(0)
+    others = (flat.sum(0) - flat) / (num_classes - 1)
+    numerator, denominator = ((part * owned).sum(1).abs() for part in (flat, others))
+    ratios = torch.where(denominator == 0, 10.0, numerator / denominator.where(denominator != 0, 1.0))
+    return ratios.clamp(max=cap).to(steps)

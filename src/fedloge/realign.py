@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
-from torch.nn import functional
 
 Bias = TypeVar("Bias", Tensor, None)
 
 
-def ga_fr(weight: Tensor, bias: Bias, *, scale: float = 1.7, keep_bias: bool = True) -> tuple[Tensor, Bias]:
+def tau_normalise(weight: Tensor, tau: float) -> Tensor:
+    """τ-normalisation (Kang et al., ICLR 2020): w_c / ‖w_c‖^τ for every row of a head [C, d]; a zero row stays zero."""
+    norms: Tensor = weight.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return weight / norms**tau
+
+
+def ga_fr(
+    weight: Tensor, bias: Bias, *, scale: float = 1.7, keep_bias: bool = True, tau: float = 1.0
+) -> tuple[Tensor, Bias]:
     """Global adaptive feature realignment (eq. 6): ψ̂_c = scale · ψ_c / ‖ψ_c‖.
 
     Args:
@@ -18,29 +25,27 @@ def ga_fr(weight: Tensor, bias: Bias, *, scale: float = 1.7, keep_bias: bool = T
         bias: Its bias [C], or None.
         scale: The common norm; it matters only against a kept bias (the released code has 1.7).
         keep_bias: Whether the bias stays, or becomes zero.
+        tau: 1 is GA-FR; less equalises the norms only partly (τ-normalisation).
 
     Returns:
-        Weight [C, d] with rows of norm ``scale`` (a zero row stays zero), and the bias.
+        Weight [C, d] with rows of norm ``scale`` (for τ = 1; a zero row stays zero), and the bias.
     """
-    realigned = scale * functional.normalize(weight)
+    realigned = scale * tau_normalise(weight, tau)
     if bias is None or keep_bias:
         return realigned, bias
     return realigned, bias.new_zeros(bias.shape)
 
 
-def la_fr(psi_weight: Tensor, phi_weight: Tensor, *, source: Literal["raw", "unit"] = "raw") -> Tensor:
+def la_fr(psi_weight: Tensor, phi_weight: Tensor) -> Tensor:
     """Local adaptive feature realignment (eq. 7): φ'_{k,c} = ψ_c · ‖φ_{k,c}‖.
 
     Args:
-        psi_weight: ψ [C, d].
+        psi_weight: ψ [C, d] as it is (eq. 7), or with unit rows (Algorithm 1 normalises it first).
         phi_weight: φ_k [C, d], of which only the row norms are used.
-        source: ψ as it is, or with unit rows (Algorithm 1 normalises it first).
 
     Returns:
         φ'_k [C, d].
     """
-    if source == "unit":
-        psi_weight = functional.normalize(psi_weight)
     norms: Tensor = phi_weight.norm(dim=1, keepdim=True)
     return psi_weight * norms
 

@@ -13,7 +13,7 @@ from fedloge.config import FedlogeCLI, SaveConfig, build
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
 from fedloge.errors import ConfigError, RunError
-from fedloge.methods.base import Method, View
+from fedloge.methods.base import Client, Method, View
 from fedloge.predictor import Predictor
 from fedloge.state import FederatedState, Tensors
 from fedloge.summary import Result
@@ -71,8 +71,9 @@ class Run:
         return Predictor(method, view, source.mean, source.std, source.class_names)
 
     def _generic_personal(self, state: FederatedState) -> Tensors:
-        sizes = [len(own) for own in Partition.load(self.folder.path / "partition.json").train]
-        return self.method.generic_personal(state.clients, sizes)
+        counts = Partition.load(self.folder.path / "partition.json").train_counts.tolist()
+        population = [Client(client, tuple(own)) for client, own in enumerate(counts)]
+        return self.method.generic_personal(state.clients, population)
 
     def attach(self) -> None:
         """Load the data, for evaluation or further training."""
@@ -111,6 +112,7 @@ def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     run.attach()
     final = run.state("final")
     after = run.trainer.evaluator.evaluate(final)
+    run.trainer.exchanged = {name: old[name] for name in run.trainer.exchanged}
     before = run.trainer.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
     return run.trainer.summarize(Result(final, before, after), old["seconds"])
 
@@ -135,9 +137,9 @@ def realign_run(
     arguments = [f"--model.{name}={value}" for name, value in options.items()]
     run = load_run(path, [*arguments, f"--trainer.run_dir={target.path}", *overrides])
     state = run.state("last")
-    if run.method.finalize(state) is state:
-        raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
     run.attach()
+    if run.method.finalize(state, run.trainer.population) is state:
+        raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
     target.create(overwrite=False, about=run.trainer.about())
     run.trainer.folder = target
     SaveConfig(run.cli.resolved()).on_run_start(run.trainer)

@@ -24,6 +24,8 @@ class Stream(IntEnum):
     PERSONAL = 3  # initial personal state of a client
     COHORT = 4  # which clients take part in a round
     PREPARE = 5  # what the server draws once before the first round (SSE-C)
+    AUXILIARY = 6  # the server's own images, where it has some
+    SERVER_ROUND = 7  # what the server draws in a round
 
 
 def derive(seed: int, round: int, client: int, stream: Stream, extra: int = 0) -> int:

@@ -17,7 +17,7 @@ class SharedState:
 
     Args:
         tensors: Entries that clients train and the server averages (θ and ψ for FedLoGe).
-        fixed: Entries that the server makes once and nobody changes (SSE-C); broadcast once, before the first round.
+        fixed: Entries that the server makes and no client changes (SSE-C); which of them travel when, the method says.
     """
 
     tensors: Tensors
@@ -34,6 +34,7 @@ class ClientUpdate:
         num_examples: n_k, the weight of this client in the average.
         class_counts: n_{k,c}, length C.
         metrics: Scalars of the local training, ``loss`` among them.
+        report: What the method has the client measure besides (class means, say); never averaged with the entries.
     """
 
     client: int
@@ -41,6 +42,7 @@ class ClientUpdate:
     num_examples: int
     class_counts: tuple[int, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    report: Tensors = field(default_factory=dict)
 
 
 class ClientStore:
@@ -88,8 +90,10 @@ class FederatedState:
     clients: ClientStore
 
     def with_shared(self, tensors: Tensors) -> FederatedState:
-        """The same state with some or all shared entries replaced."""
-        return replace(self, shared=replace(self.shared, tensors={**self.shared.tensors, **tensors}))
+        """The same state with some or all shared or fixed entries replaced."""
+        fixed = {name: tensors.get(name, old) for name, old in self.shared.fixed.items()}
+        shared = {name: tensors.get(name, old) for name, old in self.shared.tensors.items()}
+        return replace(self, shared=SharedState(shared, fixed))
 
 
 def num_bytes(tensors: Tensors) -> int:

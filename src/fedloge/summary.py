@@ -33,7 +33,7 @@ class Result:
 
 
 def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The headline numbers (last round, realigned), those before, the mean of the last ten evaluations and the best.
+    """The headline numbers (last round, realigned), those before, the mean of the last ten rounds and the best.
 
     Args:
         result: The final evaluation.
@@ -58,7 +58,8 @@ def _column(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, f
 
 
 def _last(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, float] | None:
-    values = [value for _, value in _column(rows, column)[-10:]]
+    found = _column(rows, column)
+    values = [value for number, value in found if number > found[-1][0] - 10]
     if not values:
         return None
     mean = sum(values) / len(values)

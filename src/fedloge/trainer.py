@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -11,17 +12,18 @@ import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from fedloge.callbacks import FederatedCallback
-from fedloge.checkpoint import RunFolder, class_rows, client_rows
+from fedloge.checkpoint import RunFolder, class_rows, client_rows, confusion_rows
 from fedloge.checks import check_least, check_not_negative
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import EXECUTORS, ClientResult, ClientTask, LocalSettings
+from fedloge.executors import ClientResult, ClientTask, Executor, LocalSettings, make_executor
 from fedloge.executors.base import quiet_lightning
-from fedloge.methods.base import Method, Phase
+from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.sampling import sample_cohort
 from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
@@ -37,7 +39,8 @@ class FederatedTrainer(Trainer):
         participation: Fraction of the clients that take part in a round, drawn anew each time.
         evaluate_every: Evaluate after every so many rounds, and after the last.
         checkpoint_every: Save after every so many rounds, and after the last.
-        executor: How a round's clients are trained.
+        executor: How a round's clients are trained: ``serial``, one at a time; ``processes``, one per core of this
+            machine; ``ray``, on a cluster; ``auto`` takes processes where that pays. The result is the same.
         seed: Where all randomness of the training comes from (the split of the data has its own, ``data.seed``).
         run_dir: The run folder; None takes ``runs/<method>``.
         overwrite: Replace an older run in that folder.
@@ -47,7 +50,7 @@ class FederatedTrainer(Trainer):
         accelerator: ``auto``, ``cpu`` or ``cuda``.
         devices: Lightning's ``devices``; one device is used.
         precision: Lightning's ``precision``.
-        threads: Threads of torch on the CPU; None leaves torch's own choice. One is best for small networks.
+        threads: Threads of torch that train a client on the CPU. More than one changes results in the last bit.
         logger: Lightning loggers, given the metrics with the round as the step.
         callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
 
@@ -62,7 +65,7 @@ class FederatedTrainer(Trainer):
         participation: float = 1.0,
         evaluate_every: int = 1,
         checkpoint_every: int = 10,
-        executor: Literal["auto", "serial"] = "auto",
+        executor: Executor | Literal["auto", "serial", "processes", "ray"] = "auto",
         seed: int = 3407,
         run_dir: str | None = None,
         overwrite: bool = False,
@@ -71,7 +74,7 @@ class FederatedTrainer(Trainer):
         accelerator: str = "auto",
         devices: int | list[int] = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
-        threads: int | None = None,
+        threads: int = 1,
         logger: Logger | list[Logger] | bool | None = None,
         callbacks: Callback | list[Callback] | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class FederatedTrainer(Trainer):
         check_least("trainer.local_epochs", local_epochs, 1)
         check_least("trainer.evaluate_every", evaluate_every, 1)
         check_least("trainer.checkpoint_every", checkpoint_every, 1)
-        check_least("trainer.threads", 1 if threads is None else threads, 1)
+        check_least("trainer.threads", threads, 1)
         check_not_negative("trainer.seed", seed, "Choose 0 or more.")
         if not 0 < participation <= 1:
             raise ConfigError(
@@ -102,13 +105,12 @@ class FederatedTrainer(Trainer):
             )
         self.rounds, self.local_epochs, self.participation = rounds, local_epochs, participation
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.executor_name, self.seed = executor, seed
+        self.asked_executor, self.seed = executor, seed
         self.run_dir, self.overwrite = run_dir, overwrite
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
         self.shot_rule: ShotRule = shot_rule
-        self.local_settings = LocalSettings(seed, accelerator, devices, precision)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.local_settings = LocalSettings(seed, accelerator, devices, precision, self.strategy.root_device, threads)
+        torch.set_num_threads(threads)
 
     # The loop ----------------------------------------------------------------------------------------------
 
@@ -133,13 +135,16 @@ class FederatedTrainer(Trainer):
         self.folder = RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")
         self.folder.check_free(self.overwrite)
         state = self.start(method, data)
-        self.folder.create(self.overwrite, self.about())
+        self.folder.create(self.overwrite, {**self.about(), "initial_backbone_sha256": sha256(method.backbone)})
         data.partition.save(self.folder.path / "partition.json")
         self._tell("on_run_start")
         began = time.perf_counter()
-        while state.round < self.rounds:
-            state = self._round(state)
-        self.finish(state, seconds=time.perf_counter() - began)
+        try:
+            while state.round < self.rounds:
+                state = self._round(state)
+            self.finish(state, seconds=time.perf_counter() - began)
+        finally:
+            self.executor.close()
 
     def start(self, method: Method, data: FederatedDataModule) -> FederatedState:
         """Load and split the data, let the server prepare the method, and return the state before the first round."""
@@ -158,10 +163,20 @@ class FederatedTrainer(Trainer):
         """Make the executor and the evaluator for a method and its data."""
         self.method, self.data = method, data
         self._final: Result | None = None
-        self.executor = EXECUTORS[self.executor_name](method, data, self.local_settings)
+        self.exchanged = {"bytes_up": 0, "bytes_down": 0}
+        method.server_data = server_data(method, data)
+        self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
+        self.executor = make_executor(self.asked_executor, self._work(), self.strategy.root_device)
+        self.executor.start(method, data, self.local_settings)
         self.evaluator = Evaluator(
-            method, data, data.num_clients, self.mask_absent, self.shot_rule, self.strategy.root_device
+            method, data, self.population, self.mask_absent, self.shot_rule, self.strategy.root_device
         )
+
+    def _work(self) -> float:
+        """How much there is to train: passes of an image through the network, times its parameters."""
+        images = sum(client.num_examples for client in self.population) * self.participation
+        parameters = sum(parameter.numel() for parameter in self.method.parameters())
+        return images * self.local_epochs * self.rounds * parameters
 
     def _round(self, state: FederatedState) -> FederatedState:
         began, number = time.perf_counter(), state.round + 1
@@ -169,16 +184,26 @@ class FederatedTrainer(Trainer):
         self._tell("on_round_start", number, cohort)
         phases = self.method.phases(self.local_epochs)
         tasks = [ClientTask(client, number, phases) for client in cohort]
-        broadcast = num_bytes(state.shared.fixed) * self.data.num_clients if number == 1 else 0
-        traffic = Traffic(num_bytes(state.shared.tensors), broadcast)
+        traffic = self._traffic(state)
         results = self.executor.run(state.shared, state.clients, tasks)
-        shared = self.method.aggregate(self._receive(results, number, state.clients, traffic))
-        state = FederatedState(number, state.shared, state.clients).with_shared(shared)
+        updates = self._receive(results, number, state.clients, traffic)
+        changed = self.method.aggregate(updates, state, generator(self.seed, number, SERVER, Stream.SERVER_ROUND))
+        state = FederatedState(number, state.shared, state.clients).with_shared(changed)
         if self._due(self.checkpoint_every, number):
             self._save("last", state)
+        self.exchanged["bytes_up"] += traffic.bytes_up
+        self.exchanged["bytes_down"] += traffic.bytes_down
         row = self._measure(state, traffic, began) if self._due(self.evaluate_every, number) else {}
         self._tell("on_round_end", number, row)
         return state
+
+    def _traffic(self, state: FederatedState) -> Traffic:
+        """Counts a round that starts from ``state``: what is fixed for good goes to all clients before the first."""
+        fixed, method = state.shared.fixed, self.method
+        renewed = {name: tensor for name, tensor in fixed.items() if within_any(name, method.renewed)}
+        once = {name: t for name, t in fixed.items() if not within_any(name, (*method.renewed, *method.server))}
+        broadcast = num_bytes(once) * self.data.num_clients if state.round == 0 else 0
+        return Traffic(num_bytes(state.shared.tensors) + num_bytes(renewed), broadcast)
 
     def _due(self, every: int, number: int) -> bool:
         return number % every == 0 or number == self.rounds
@@ -200,7 +225,7 @@ class FederatedTrainer(Trainer):
 
     def evaluate(self, state: FederatedState, train: bool) -> Result:
         """Realign (with its training part only if ``train``) and test before and after; ``state`` is left as it is."""
-        final = self.method.finalize(state, self._train_all if train else None)
+        final = self.method.finalize(state, self.population, self._train_all if train else None)
         before = self.evaluator.evaluate(state)
         return Result(final, before, before if final is state else self.evaluator.evaluate(final))
 
@@ -208,6 +233,7 @@ class FederatedTrainer(Trainer):
         """Realign after the last round, save the final models, and write and return the summary."""
         result = self._final or self.evaluate(state, train=True)
         self._write_tables(state.round, result)
+        self._write_confusion(result)
         self._save("final", result.final)
         summary = self.summarize(result, seconds)
         self.folder.write_json("summary.json", summary)
@@ -225,7 +251,11 @@ class FederatedTrainer(Trainer):
         protocol = {
             "shots": {"rule": self.shot_rule, "groups": list(self.evaluator.groups)},
             "mask_absent": self.mask_absent,
+            "privileged": list(self.method.privileged),
+            "finalized": self.method.finalized,
+            **self.exchanged,
             "partition_sha256": self.data.partition.sha256,
+            "personal_masked": self.evaluator.evaluate(result.final, "train").personal() or None,
             "seconds": round(seconds, 3),
         }
         return {**about, **summarize(result, self.folder.rows("metrics.csv")), **protocol}
@@ -251,6 +281,11 @@ class FederatedTrainer(Trainer):
             logger.log_metrics(row, step=state.round)
         return row
 
+    def _write_confusion(self, result: Result) -> None:
+        for suffix, evaluation in result.evaluations().items():
+            self.folder.append("confusion.csv", confusion_rows("global" + suffix, evaluation.global_confusion))
+            self.folder.append("confusion.csv", confusion_rows("personal" + suffix, evaluation.personal_confusion))
+
     def _write_tables(self, round: int, result: Result) -> None:
         names, counts = self.data.class_names, self.data.class_counts
         per_class, per_client = [], []
@@ -274,19 +309,19 @@ class Traffic:
     """Counts what a round sends, and averages its training losses.
 
     Args:
-        bytes_shared: Size of the shared entries, sent down to every client of the round and up again.
+        bytes_down: What every client of the round receives.
         broadcast: Bytes that go down besides (what is fixed, to all clients, in the first round).
     """
 
-    def __init__(self, bytes_shared: int, broadcast: int) -> None:
-        self._bytes_shared, self.bytes_down = bytes_shared, broadcast
+    def __init__(self, bytes_down: int, broadcast: int) -> None:
+        self._per_client, self.bytes_down = bytes_down, broadcast
         self.bytes_up = self.examples = 0
         self.loss = 0.0
 
     def count(self, update: ClientUpdate) -> None:
         """Take a client's update into account."""
-        self.bytes_down += self._bytes_shared
-        self.bytes_up += num_bytes(update.tensors)
+        self.bytes_down += self._per_client
+        self.bytes_up += num_bytes(update.tensors) + num_bytes(update.report)
         self.examples += update.num_examples
         self.loss += update.metrics["loss"] * update.num_examples
 
@@ -309,6 +344,12 @@ def _checked(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
     return model, data
 
 
+def server_data(method: Method, data: FederatedDataModule) -> ServerData:
+    """What the server may know: nothing but what the method declares in ``privileged``."""
+    counts = tuple(map(int, data.class_counts)) if "class_counts" in method.privileged else None
+    return ServerData(counts, data.auxiliary_set() if "auxiliary" in method.privileged else None)
+
+
 def check_fit(method: Method, data: FederatedDataModule) -> None:
     """Refuse a model that does not fit itself or the data, naming the option to change."""
     method.check()
@@ -326,6 +367,14 @@ def check_fit(method: Method, data: FederatedDataModule) -> None:
             f"but the images have {data.channels} channel(s)",
             f"Set --model.backbone.in_channels={data.channels}.",
         )
+
+
+def sha256(module: nn.Module) -> str:
+    """Hash of a module's state, entry names included."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

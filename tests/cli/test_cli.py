@@ -46,8 +46,8 @@ def summary(folder):
 
 CONFIGS = [
     pytest.param(name, marks=pytest.mark.slow if "cifar100" in name else ())
-    for name in sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
-    if "collapse" not in name  # those of `fedloge collapse`
+    for folder in (".", "cifar10_lt", "cifar100_lt")
+    for name in sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs" / folder).glob("*.yaml"))
 ]
 
 
@@ -73,6 +73,21 @@ def test_the_saved_config_repeats_the_run_to_the_bit(quickstart, tmp_path):
             assert (tmp_path / "again" / file).read_bytes() == (quickstart / file).read_bytes()
     first, second = summary(quickstart), summary(tmp_path / "again")
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_the_executor_does_not_change_a_run(quickstart, tmp_path):
+    options = ["--trainer.executor=processes", "--trainer.executor.workers=2"]
+    assert main([*QUICKSTART, *SHORT, *options, f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
+    for part in ("shared", "clients"):
+        file = Path("checkpoints") / "final" / f"{part}.safetensors"
+        assert (tmp_path / "run" / file).read_bytes() == (quickstart / file).read_bytes()
+    assert (tmp_path / "run" / "per_client.csv").read_bytes() == (quickstart / "per_client.csv").read_bytes()
+
+
+def test_executors_that_do_not_exist_are_named(capsys):
+    assert "Did you mean 'processes'?" in fail(capsys, *QUICKSTART, "--trainer.executor=proceses")
+    error = fail(capsys, *QUICKSTART, "--trainer.executor=serial", "--trainer.executor.workers=2")
+    assert "no option 'workers' in fedloge.executors.Serial" in error
 
 
 def test_seed_everything_is_the_seed(tmp_path):

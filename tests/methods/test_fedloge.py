@@ -8,7 +8,7 @@ from torch.nn import functional
 from fedloge.errors import ConfigError
 from fedloge.methods import FedLoGe
 from fedloge.models import SmallCNN
-from harness import initial, run_round
+from harness import finalize, initial, population, run_round, same
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_generic_model_after_ga_fr(data, bias):
     state, _ = train(method, data, start(method))
     psi, b = (state.shared.tensors[f"psi.{name}"] for name in ("weight", "bias"))
     expected = FEATURES @ (2 * functional.normalize(psi)).T + (b if bias == "keep" else 0)
-    torch.testing.assert_close(logits(method, method.finalize(state), "global"), expected)
+    torch.testing.assert_close(logits(method, method.finalize(state, population(data)), "global"), expected)
 
 
 @pytest.mark.parametrize("rule", ["la", "phi+la", "la+psi", "phi+psi"])
@@ -145,7 +145,7 @@ def test_rules_of_the_personal_model(data, rule, source):
         "phi": FEATURES @ phi.T + phi_bias,
         "la": FEATURES @ (direction * phi.norm(dim=1, keepdim=True)).T + psi_bias,
     }
-    after = logits(method, method.finalize(state), "personal", client=1)
+    after = logits(method, method.finalize(state, population(data)), "personal", client=1)
     torch.testing.assert_close(after, sum(heads[part] for part in rule.split("+")))
     before = logits(method, state, "personal", client=1)
     torch.testing.assert_close(before, heads["phi"] + (heads["psi"] if "psi" in rule else 0))
@@ -155,7 +155,7 @@ def test_realignment_leaves_the_trained_state_as_it_is(data):
     method = make()
     state, _ = train(method, data, start(method))
     before = copy.deepcopy((dict(state.shared.tensors), [dict(own) for own in state.clients]))
-    method.finalize(state)
+    method.finalize(state, population(data))
     assert all(torch.equal(before[0][name], tensor) for name, tensor in state.shared.tensors.items())
     for old, new in zip(before[1], state.clients, strict=True):
         assert all(torch.equal(old[name], tensor) for name, tensor in new.items())
@@ -166,13 +166,9 @@ def test_finetuning_moves_the_personal_head_alone(data):
     method = make(finetune_epochs=2)
     state, _ = train(method, data, start(method))
 
-    def on_clients(from_state, phases):
-        after, _ = train(method, data, from_state, phases=phases)
-        for name, tensor in from_state.shared.tensors.items():
-            assert torch.equal(tensor, after.shared.tensors[name]), name
-        return after.clients
-
-    plain, tuned = method.finalize(state), method.finalize(state, on_clients)
+    plain, tuned = method.finalize(state, population(data)), finalize(method, data, state)
+    assert same(plain.shared.tensors, tuned.shared.tensors)
+    assert same(plain.shared.tensors, state.shared.tensors, [n for n in state.shared.tensors if "psi" not in n])
     for client in range(3):
         assert not torch.equal(plain.clients[client]["phi.weight"], tuned.clients[client]["phi.weight"])
 
@@ -180,8 +176,8 @@ def test_finetuning_moves_the_personal_head_alone(data):
 def test_finetune_lr_zero_changes_nothing(data):
     method = make(finetune_epochs=1, finetune_lr=0.0)
     state, _ = train(method, data, start(method))
-    tuned = method.finalize(state, lambda s, phases: train(method, data, s, phases=phases)[0].clients)
-    for plain, own in zip(method.finalize(state).clients, tuned.clients, strict=True):
+    tuned = finalize(method, data, state)
+    for plain, own in zip(method.finalize(state, population(data)).clients, tuned.clients, strict=True):
         assert torch.equal(plain["phi.weight"], own["phi.weight"])
 
 
@@ -191,3 +187,55 @@ def test_finetune_lr_zero_changes_nothing(data):
 def test_bad_values_name_the_option(option, value):
     with pytest.raises(ConfigError, match=rf"model\.{option}="):
         FedLoGe(SmallCNN((6,), in_channels=1), 3, **({"beta": 0.3} | {option: value}))
+
+
+# Ablations
+
+
+def test_without_ga_fr_or_la_fr_the_fixed_classifier_stays(data):
+    method = make(ga=False, la=False, sse_bias=True)
+    state, _ = train(method, data, start(method))
+    final = method.finalize(state, population(data))
+    fixed = FEATURES @ state.shared.fixed["sse.weight"].T + state.shared.fixed["sse.bias"]
+    torch.testing.assert_close(logits(method, final, "global"), fixed)
+    torch.testing.assert_close(logits(method, final, "personal", client=2), fixed)
+
+
+def test_la_fr_by_distribution(data):
+    method = make(la_norms="distribution")
+    state, _ = train(method, data, start(method))
+    counts = torch.tensor(data.client_counts(1))
+    head = state.shared.tensors["psi.weight"] * (counts / counts.sum())[:, None]
+    expected = FEATURES @ head.T + state.shared.tensors["psi.bias"]
+    torch.testing.assert_close(logits(method, method.finalize(state, population(data)), "personal", client=1), expected)
+
+
+def test_ga_fr_in_part(data):
+    method = make(ga_tau=0.5, ga_scale=1.0)
+    state, _ = train(method, data, start(method))
+    norms = state.shared.tensors["psi.weight"].norm(dim=1)
+    final = method.finalize(state, population(data))
+    torch.testing.assert_close(final.shared.tensors["psi.weight"].norm(dim=1), norms.sqrt())
+
+
+@pytest.mark.parametrize("kind", ["xavier", "gaussian", "uniform", "orthogonal", "kaiming"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_fixed_heads_of_usual_initialisations(kind, rescale):
+    torch.manual_seed(0)
+    method = FedLoGe(
+        SmallCNN((20,), in_channels=1), 5, beta=0.6, gamma=0.3, classifier=kind, classifier_rescale=rescale
+    )
+    method.prepare(torch.Generator().manual_seed(0))
+    assert int((method.sse.weight == 0).sum()) == 60
+    norms = method.sse.weight.norm(dim=1)
+    assert torch.allclose(norms, torch.full((5,), 0.3)) == rescale
+
+
+def test_projection_and_dot_regression(data):
+    method = make(projection=True, loss="dr")
+    state, results = train(method, data, start(method))
+    assert not torch.equal(state.shared.tensors["projection.weight"], start(method).shared.tensors["projection.weight"])
+    images = torch.randn(3, 1, 4, 4)
+    method.eval()
+    torch.testing.assert_close(method.features(images), method.projection(method.backbone(images)))
+    assert "projection.weight" in results[0].update.tensors

@@ -6,7 +6,7 @@ import torch
 from fedloge.errors import ConfigError
 from fedloge.evaluation import Evaluator
 from fedloge.methods import FedAvg, FedAvgFT, FedBABU, FedETF
-from harness import build, initial, run_round, same, train
+from harness import build, finalize, initial, population, same, train
 
 
 @pytest.fixture
@@ -14,10 +14,6 @@ def data(make_data):
     module = make_data(num_clients=3)
     module.setup()
     return module
-
-
-def tune(method, data, state):
-    return method.finalize(state, lambda s, phases: run_round(method, data, s, phases=phases)[0].clients)
 
 
 def test_fine_tuning_does_not_change_the_course_of_fedavg(data):
@@ -30,21 +26,21 @@ def test_every_client_gets_a_copy_of_which_the_asked_part_moves(data, part):
     state, _ = train(method, data)
     assert state.clients[0] == {}
     generic = {name: tensor.clone() for name, tensor in state.shared.tensors.items()}
-    final = tune(method, data, state)
+    final = finalize(method, data, state)
     assert same(generic, state.shared.tensors)
     assert same(generic, final.shared.tensors)
     for own in final.clients:
-        assert not torch.equal(own["personal_head.weight"], generic["head.weight"])
-        body = [name for name in generic if name.startswith("backbone.")]
-        assert all(torch.equal(own[f"personal_{name}"], generic[name]) for name in body) == (part == "head")
+        assert not torch.equal(own["head.weight"], generic["head.weight"])
+        assert ("backbone.stages.0.weight" in own) == (part == "full")
+        assert part == "head" or not torch.equal(own["backbone.stages.0.weight"], generic["backbone.stages.0.weight"])
 
 
 def test_without_epochs_the_personal_model_is_the_generic_one(data):
     method = build(FedBABU, finetune_epochs=0)
     state, _ = train(method, data)
-    assert tune(method, data, state) is state
-    evaluation = Evaluator(method, data, 3).evaluate(state)
-    expected = Evaluator(build(FedAvg), data, 3)
+    assert finalize(method, data, state) is state
+    evaluation = Evaluator(method, data, population(data)).evaluate(state)
+    expected = Evaluator(build(FedAvg), data, population(data))
     expected.method.load_state_dict({k: v for k, v in method.state_dict().items() if k in expected.method.state_dict()})
     again = expected.evaluate(expected.method.initial_state(3, lambda client: torch.Generator()))
     assert [score.accuracy for score in evaluation.clients] == [score.accuracy for score in again.clients]
@@ -53,9 +49,9 @@ def test_without_epochs_the_personal_model_is_the_generic_one(data):
 def test_evaluation_uses_the_tuned_models_and_leaves_them_alone(data):
     method = build(FedAvgFT, finetune_part="full", finetune_epochs=20)
     state, _ = train(method, data, rounds=1)
-    final = tune(method, data, state)
+    final = finalize(method, data, state)
     before = [{name: tensor.clone() for name, tensor in own.items()} for own in final.clients]
-    evaluator = Evaluator(method, data, 3)
+    evaluator = Evaluator(method, data, population(data))
     first, second = evaluator.evaluate(state), evaluator.evaluate(final)
     assert torch.equal(first.global_confusion, second.global_confusion)
     assert second.personal()["acc_mean"] > first.personal()["acc_mean"]
@@ -98,12 +94,12 @@ def test_features_have_norm_one_and_the_scale_of_h_does_not_matter(fedetf):
     torch.nn.init.zeros_(fedetf.projection.bias)
     images = torch.randn(5, 1, 4, 4)
     fedetf.eval()
-    first = fedetf.features(images)
+    first = fedetf.project(fedetf.features(images))
     torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
     backbone = fedetf.backbone
     fedetf.backbone = torch.nn.Sequential(backbone, torch.nn.Threshold(-1, 0))
     fedetf.backbone.register_forward_hook(lambda module, args, output: 7.5 * output)
-    torch.testing.assert_close(fedetf.features(images), first)
+    torch.testing.assert_close(fedetf.project(fedetf.features(images)), first)
 
 
 def test_the_temperature_is_learnt_and_shared_and_does_not_decide(fedetf, data):
@@ -120,3 +116,33 @@ def test_the_temperature_is_learnt_and_shared_and_does_not_decide(fedetf, data):
 def test_negative_values_name_the_option(option):
     with pytest.raises(ConfigError, match=rf"model\.{option}=-1"):
         build(FedBABU, **{option: -1})
+
+
+@pytest.mark.parametrize("options", [{"loss": "dr"}, {"projection": "batchnorm"}])
+def test_fedetfs_variants_train_and_share_what_they_should(data, options):
+    method = build(FedETF, **options)
+    method.prepare(torch.Generator().manual_seed(0))
+    state, results = train(method, data)
+    names = {name for name in results[0].update.tensors if name.startswith("projection")}
+    if "projection" in options:  # statistics are averaged and used in testing
+        assert {"projection.running_mean", "projection.running_var"} <= names
+        assert state.shared.tensors["projection.running_mean"].abs().sum() > 0
+    assert not any(torch.isnan(tensor).any() for tensor in state.shared.tensors.values())
+
+
+def test_fedetfs_fine_tuning_moves_the_clients_own_etf(data):
+    method = build(FedETF, pm="finetune", finetune_epochs=1, finetune_cycles=2)
+    method.prepare(torch.Generator().manual_seed(0))
+    state, _ = train(method, data, rounds=1)
+    before = state.shared.fixed["etf.weight"].clone()
+    final = finalize(method, data, state)
+    assert torch.equal(final.shared.fixed["etf.weight"], before)
+    for own in final.clients:
+        assert not torch.equal(own["etf.weight"], before)
+        assert not torch.equal(own["projection.weight"], state.shared.tensors["projection.weight"])
+        assert not torch.equal(own["backbone.stages.0.weight"], state.shared.tensors["backbone.stages.0.weight"])
+
+
+def test_a_batchnorm_etf_needs_the_dimensions():
+    with pytest.raises(ConfigError, match=r"model\.projection='batchnorm' but 9 classes need 8 dimensions"):
+        FedETF(build(FedAvg).backbone, 9, projection="batchnorm")

@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedloge.errors import ConfigError
-from fedloge.methods import Ditto, FedAvg, FedBN, FedPer, FedProx, FedRep, FedROD
+from fedloge.methods import Client, Ditto, FedAvg, FedBN, FedPer, FedProx, FedRep, FedROD
 from fedloge.models import Backbone, CifarResNet
-from harness import build, initial, run_round, same, train
+from harness import build, finalize, initial, population, run_round, same, train
 
 
 @pytest.fixture
@@ -120,7 +120,8 @@ def test_fedbn_leaves_a_client_that_is_not_sampled_alone(data):
 def test_the_generic_model_has_the_clients_average(data, method):
     method = build(method)
     state, _ = train(method, data)
-    average = method.generic_personal(state.clients, [1, 0, 3])
+    sizes = [Client(k, (n, 0, 0)) for k, n in enumerate((1, 0, 3))]
+    average = method.generic_personal(state.clients, sizes)
     for name, tensor in average.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, (state.clients[0][name] + 3 * state.clients[2][name]) / 4)
@@ -175,10 +176,10 @@ def test_fedrep_freezes_what_it_does_not_train(data):
 def test_fedrep_trains_heads_once_more_if_asked(data):
     method = build(FedRep, head_epochs=1, body_epochs=1, final_head_epochs=2)
     state, _ = train(method, data)
-    assert method.finalize(state) is state
-    shared = state.shared.tensors
-    final = method.finalize(state, lambda s, phases: run_round(method, data, s, phases=phases)[0].clients)
-    assert final.shared.tensors is shared
+    assert method.finalize(state, population(data)) is state
+    final = finalize(method, data, state)
+    assert final.shared.tensors is state.shared.tensors
+    assert not same(final.clients[0], state.clients[0], ["head.weight"])
 
 
 def test_fedrep_without_head_epochs_is_refused():
@@ -239,6 +240,9 @@ def test_fedrods_prior_is_the_clients_own(data):
 
         def client_counts(self, client):
             return (data.client_counts(0)[0], 0, data.client_counts(0)[2])
+
+        def client_batches(self, client, device=None):
+            return ()
 
         def client_loader(self, client, **where):
             class Kept(list):

@@ -10,13 +10,14 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from fedloge.checks import check_choice, check_least
+from fedloge.checks import check_choice, check_least, check_not_negative
 from fedloge.data.augment import Augment
 from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
 from fedloge.data.longtail import Profile, long_tail, max_over_min
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition
 from fedloge.data.sources.base import Dataset, Source
 from fedloge.errors import ConfigError, DataError
+from fedloge.seeding import SERVER, Stream, generator
 
 PAPER_SHUFFLE_SEED = 0
 """Of the shuffle that chooses the images of the published long-tailed sets."""
@@ -36,6 +37,8 @@ class FederatedDataModule(LightningDataModule):
         batch_size: Of local training; the last, shorter batch of an epoch is kept.
         augment: ``none``, ``crop`` or ``crop_flip`` (padding 4) for training images.
         seed: Of the split; the run's own seed does not change it.
+        auxiliary: Training images per class that the server gets for itself (fewer where a class has fewer), for
+            methods that need such a set; privileged knowledge, 0 by default.
         partition_file: A saved split to use instead of making one.
         eval_batch_size: Of testing.
 
@@ -55,6 +58,7 @@ class FederatedDataModule(LightningDataModule):
         batch_size: int = 8,
         augment: Augment = "none",
         seed: int = 3407,
+        auxiliary: int = 0,
         partition_file: str | None = None,
         eval_batch_size: int = 500,
     ) -> None:
@@ -64,13 +68,14 @@ class FederatedDataModule(LightningDataModule):
         check_choice("data.augment", augment, get_args(Augment))
         check_least("data.batch_size", batch_size, 1)
         check_least("data.eval_batch_size", eval_batch_size, 1)
+        check_not_negative("data.auxiliary", auxiliary, "0 gives the server no images.")
         if not 0 <= seed < 2**32:
             raise ConfigError("data.seed", seed, "must lie in [0, 2**32)", "The published splits have 3407.")
         self.source, self.num_clients, self.alpha = source, num_clients, alpha
         self.imbalance_factor = max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.augment, self.seed, self.partition_file = augment, seed, partition_file
+        self.augment, self.seed, self.auxiliary, self.partition_file = augment, seed, auxiliary, partition_file
         self._dataset: Dataset | None = None
         self._partition: Partition | None = None
 
@@ -171,6 +176,28 @@ class FederatedDataModule(LightningDataModule):
         indices = torch.from_numpy(self.partition.train[client])
         return self._loader(indices, Draw(seed, round, client, phase), device)
 
+    def client_batches(self, client: int, device: torch.device | None = None) -> Iterator[Batch]:
+        """A client's training images in order, without augmentation."""
+        return self._plain_batches(torch.from_numpy(self.partition.train[client]), device)
+
+    def auxiliary_set(self) -> Batch:
+        """Training images that the server may hold, min(``auxiliary``, N_c) of class c, without augmentation.
+
+        They stay with their clients too. The choice depends on ``seed`` alone.
+
+        Raises:
+            ConfigError: If ``auxiliary`` is 0.
+        """
+        if self.auxiliary == 0:
+            problem = "but this method needs a balanced set of images on the server"
+            raise ConfigError("data.auxiliary", 0, problem, "Set --data.auxiliary=32: it is privileged knowledge.")
+        pooled = torch.from_numpy(np.sort(np.concatenate(self.partition.train)))
+        pooled = pooled[torch.randperm(len(pooled), generator=generator(self.seed, 0, SERVER, Stream.AUXILIARY))]
+        labels = self.dataset.train_labels[pooled]
+        chosen = torch.cat([pooled[labels == c][: self.auxiliary] for c in range(self.num_classes)])
+        batches = list(self._plain_batches(chosen))
+        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
     def test_batches(self, indices: Tensor | None = None, device: torch.device | None = None) -> Iterator[Batch]:
         """The global test set in order, or some of its images, without augmentation."""
         chosen = torch.arange(len(self.test_labels)) if indices is None else indices.cpu()
@@ -183,6 +210,10 @@ class FederatedDataModule(LightningDataModule):
     def _in_order(self, indices: Tensor, device: torch.device | None = None) -> InOrder:
         serving = self._serving(self.eval_batch_size, device)
         return InOrder(self.dataset.test, self.test_labels, indices, serving)
+
+    def _plain_batches(self, indices: Tensor, device: torch.device | None = None) -> Iterator[Batch]:
+        serving = self._serving(self.eval_batch_size, device)
+        return iter(InOrder(self.dataset.train, self.dataset.train_labels, indices, serving))
 
     def _serving(self, batch_size: int, device: torch.device | None) -> Serving:
         return Serving(batch_size, self.augment, self.source.mean, self.source.std, device)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedloge.evaluation import metrics
 from fedloge.evaluation.shots import SHOTS, ShotRule, shots
-from fedloge.methods.base import Method, View
-from fedloge.state import FederatedState
+from fedloge.methods.base import Client, Method, View, within_any
+from fedloge.state import FederatedState, Tensors
 
 MaskAbsent = Literal["off", "train"]
 
@@ -39,10 +39,6 @@ class TestData(Protocol):
 
     def client_test_indices(self, client: int) -> Tensor:
         """Which test images are a client's own, int64."""
-        ...
-
-    def client_counts(self, client: int) -> Sequence[int]:
-        """n_{k,c}, length C."""
         ...
 
 
@@ -115,7 +111,7 @@ class Evaluator:
     Args:
         method: The module that states are loaded into.
         data: The test data.
-        num_clients: K.
+        population: All K clients.
         mask_absent: ``train`` removes, for each personal model, the classes that its client has no training image of.
             This is privileged knowledge that baselines usually do not use, so it is off by default.
         shot_rule: How classes are grouped.
@@ -126,55 +122,61 @@ class Evaluator:
         self,
         method: Method,
         data: TestData,
-        num_clients: int,
+        population: Sequence[Client],
         mask_absent: MaskAbsent = "off",
         shot_rule: ShotRule = "mass",
         device: torch.device | None = None,
     ) -> None:
-        self.method, self.data, self.num_clients = method, data, num_clients
+        self.method, self.data, self.population = method, data, population
         self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
         self.groups = tuple(shots(data.class_counts, shot_rule))
         self._features: tuple[list[Tensor], Tensor] | None = None
 
     @torch.no_grad()
-    def evaluate(self, state: FederatedState) -> Evaluation:
-        """Test the 1 + K models of a state."""
+    def evaluate(self, state: FederatedState, mask_absent: MaskAbsent | None = None) -> Evaluation:
+        """Test the 1 + K models of a state, with the mask asked for here or at the start."""
+        mask = mask_absent or self.mask_absent
         self.method.to(self.device).eval()
-        self.method.load(state.shared, {})
         generic, personal, scores = None, None, []
         if "global" in self.method.views:
-            sizes = [sum(self.data.client_counts(client)) for client in range(self.num_clients)]
-            self.method.load(state.shared, self.method.generic_personal(state.clients, sizes))
-            shared = self.method.shares_features()
-            features = self._shared_features(state) if shared else self._compute_features("global")
+            averaged = self.method.generic_personal(state.clients, self.population)
+            features = self._features_of(state, averaged, "global")
             generic = self._confusion(self.method.logits(features, "global"), slice(None))
         if "personal" in self.method.views:
-            for client, matrix in self._client_confusions(state):
+            for client, matrix in self._client_confusions(state, mask):
                 personal = matrix if personal is None else personal + matrix
                 scores.append(self._score(client, matrix))
         return Evaluation(generic, personal, tuple(scores), self.groups)
 
-    def _client_confusions(self, state: FederatedState) -> Iterator[tuple[int, Tensor]]:
-        features = self._shared_features(state) if self.method.shares_features() else None
-        for client in range(self.num_clients):
-            indices = self.data.client_test_indices(client).to(self.device)
+    def _client_confusions(self, state: FederatedState, mask: MaskAbsent) -> Iterator[tuple[Client, Tensor]]:
+        for client in self.population:
+            indices = self.data.client_test_indices(client.id).to(self.device)
             if len(indices) == 0:
                 continue
-            self.method.load(state.shared, state.clients[client])
-            own = self._compute_features("personal", indices) if features is None else features[indices]
-            logits = self.method.logits(own, "personal")
-            if self.mask_absent == "train":
-                absent = torch.tensor(self.data.client_counts(client), device=self.device) == 0
+            features = self._features_of(state, state.clients[client.id], "personal", indices)
+            logits = self.method.logits(features, "personal")
+            if mask == "train":
+                absent = torch.tensor(client.class_counts, device=self.device) == 0
                 logits = logits.masked_fill(absent, float("-inf"))
             yield client, self._confusion(logits, indices)
 
-    def _shared_features(self, state: FederatedState) -> Tensor:
-        """Features of the test set through the shared backbone, kept while its tensors are the same objects."""
-        body = [tensor for name, tensor in state.shared.tensors.items() if name.startswith("backbone.")]
+    def _features_of(
+        self, state: FederatedState, personal: Tensors, view: View, indices: Tensor | None = None
+    ) -> Tensor:
+        """Features of some test images through a client's own body, or else through the one that all share.
+
+        Leaves the state loaded. Shared features are kept while the tensors of the body are the same objects.
+        """
+        if self.method.has_own_body(personal):
+            self.method.load(state.shared, personal)
+            return self._compute_features(view, indices)
+        entries = {**state.shared.tensors, **state.shared.fixed}
+        body = [tensor for name, tensor in entries.items() if within_any(name, self.method.bodies)]
         if self._features is None or not _same(self._features[0], body):
             self.method.load(state.shared, {})
             self._features = (body, self._compute_features("global"))
-        return self._features[1]
+        self.method.load(state.shared, personal)
+        return self._features[1] if indices is None else self._features[1][indices]
 
     def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
         batches = self.data.test_batches(indices, self.device)
@@ -184,10 +186,10 @@ class Evaluator:
         labels = self.data.test_labels.to(self.device)[indices]
         return metrics.confusion(logits.argmax(1), labels, self.method.num_classes).cpu()
 
-    def _score(self, client: int, matrix: Tensor) -> ClientScore:
+    def _score(self, client: Client, matrix: Tensor) -> ClientScore:
         return ClientScore(
-            client=client,
-            n_train=int(sum(self.data.client_counts(client))),
+            client=client.id,
+            n_train=client.num_examples,
             n_test=int(matrix.sum()),
             accuracy=metrics.accuracy(matrix),
             macro_f1=metrics.f1(matrix, "macro"),

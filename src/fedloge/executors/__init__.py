@@ -1,9 +1,29 @@
-"""How the clients of a round are trained; every executor gives the same result."""
+"""How the clients of a round are trained: one at a time, or several at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import torch
 
 from fedloge.executors.base import ClientResult, ClientTask, Executor, LocalSettings
-from fedloge.executors.serial import SerialExecutor
+from fedloge.executors.processes import Processes, num_cores
+from fedloge.executors.ray import Ray
+from fedloge.executors.serial import Serial
 
-EXECUTORS = {"auto": SerialExecutor, "serial": SerialExecutor}
-"""By the name that ``trainer.executor`` gives them."""
+__all__ = ["ClientResult", "ClientTask", "Executor", "LocalSettings", "Processes", "Ray", "Serial", "make_executor"]
 
-__all__ = ["EXECUTORS", "ClientResult", "ClientTask", "Executor", "LocalSettings", "SerialExecutor"]
+PAYS_FROM = 1e10
+"""Image passes times parameters from which on starting workers, some seconds, is worth it: about a minute of work."""
+
+BY_NAME: dict[str, type[Executor]] = {"serial": Serial, "processes": Processes, "ray": Ray}
+
+
+def make_executor(asked: Executor | str, work: float, device: torch.device) -> Executor:
+    """The executor that was asked for, by name or ready-made; ``auto`` looks at how much there is to do."""
+    if isinstance(asked, Executor):
+        return asked
+    if asked == "auto":
+        alone = num_cores() == 1 or multiprocessing.parent_process() is not None
+        asked = "serial" if alone or device.type != "cpu" or work < PAYS_FROM else "processes"
+    return BY_NAME[asked]()

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning import Trainer
@@ -16,6 +17,8 @@ from lightning import Trainer
 from fedloge.methods.base import Client, Method, Phase
 from fedloge.seeding import Stream, derive
 from fedloge.state import ClientStore, ClientUpdate, SharedState, Tensors
+
+Worker = TypeVar("Worker")
 
 
 class FederatedData(Protocol):
@@ -25,6 +28,10 @@ class FederatedData(Protocol):
         """n_{k,c}, length C."""
         ...
 
+    def client_batches(self, client: int, device: torch.device | None = None) -> Iterable[Any]:
+        """A client's training images in order, without augmentation."""
+        ...
+
     def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> Any:
         """Batches of a client; every iteration over it is the next local epoch."""
         ...
@@ -32,12 +39,14 @@ class FederatedData(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a local fit runs: the run's seed and the arguments of Lightning's Trainer."""
+    """How a local fit runs: the run's seed, Lightning's arguments and the device they amount to, torch's threads."""
 
     seed: int
     accelerator: str = "cpu"
     devices: int | list[int] = 1
     precision: Any = "32-true"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,12 +66,59 @@ class ClientResult:
     personal: Tensors
 
 
-class Executor(Protocol):
-    """Trains the clients of a round."""
+class Executor(ABC):
+    """Trains the clients of a round; what comes out does not depend on which executor did it."""
 
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Iterable[ClientTask]) -> Iterator[ClientResult]:
+    method: Method
+    data: FederatedData
+    settings: LocalSettings
+
+    def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
+        """Take what is trained, on which data, and how; called before the first :meth:`run`."""
+        self.method, self.data, self.settings = method, data, settings
+
+    @abstractmethod
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
         """Yield the result of every task in the order of the tasks."""
-        ...
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to give back
+        """Give back processes and memory; a later :meth:`run` takes them anew."""
+
+
+def largest_first(
+    tasks: Sequence[ClientTask],
+    sizes: Sequence[int],
+    window: int,
+    idle: Callable[[], Worker | None],
+    submit: Callable[[Worker, int], None],
+    collect: Callable[[], tuple[int, ClientResult]],
+) -> Iterator[ClientResult]:
+    """Hand tasks to workers, the largest first, and yield the results in the order of the tasks.
+
+    A result waits until its turn has come; no task is handed out that is ``window`` or more places ahead of the next
+    result, so that no more than that many ever wait, however many clients there are.
+
+    Args:
+        tasks: Of the round.
+        sizes: How much work each of them is.
+        window: See above.
+        idle: A worker that has nothing to do, or None.
+        submit: Gives a worker the task at a position.
+        collect: Waits for any worker and returns position and result.
+    """
+    waiting: dict[int, ClientResult] = {}
+    todo = sorted(range(len(tasks)), key=lambda position: (-sizes[position], position))
+    for turn in range(len(tasks)):
+        while turn not in waiting:
+            while (ready := next((p for p in todo if p < turn + window), None)) is not None:
+                worker = idle()
+                if worker is None:
+                    break
+                todo.remove(ready)
+                submit(worker, ready)
+            position, result = collect()
+            waiting[position] = result
+        yield waiting.pop(turn)
 
 
 def train_client(
@@ -78,18 +134,20 @@ def train_client(
     The result depends on the arguments alone: data order and augmentation come from (seed, round, client), and
     torch's global generators, which dropout reads, are seeded from them too and restored afterwards.
     """
-    counts = tuple(int(count) for count in data.client_counts(task.client))
-    client = Client(task.client, sum(counts), counts)
+    client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
+    phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
     with _isolated_random_state(derive(settings.seed, task.round, task.client, Stream.MODULE)):
         method.begin(client, shared, personal)
-        for number, phase in enumerate(task.phases):
-            if phase.epochs == 0:
-                continue
+        report = _report(method, "report_received", data, client, settings.device)
+        for number, phase in phases.items():
             method.begin_phase(phase)
             loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
             with quiet_lightning(), _interrupts_as_usual():
                 local_trainer(settings, phase.epochs).fit(method, loader)
-    return _result(method, client)
+        report = {**report, **_report(method, "report_trained", data, client, settings.device)}
+    kept = {name for phase in phases.values() for name in phase.keep}
+    own = {name: tensor.clone() for name, tensor in method.personal_entries(kept).items()}
+    return ClientResult(_update(method, client, report), own)
 
 
 def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
@@ -108,15 +166,24 @@ def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
     )
 
 
-def _result(method: Method, client: Client) -> ClientResult:
-    update = ClientUpdate(
+@torch.no_grad()
+def _report(method: Method, hook: str, data: FederatedData, client: Client, device: torch.device) -> Tensors:
+    if getattr(type(method), hook) is getattr(Method, hook):
+        return {}
+    method.to(device).eval()
+    report: Tensors = getattr(method, hook)(data.client_batches(client.id, device))
+    return {name: tensor.cpu() for name, tensor in report.items()}
+
+
+def _update(method: Method, client: Client, report: Tensors) -> ClientUpdate:
+    return ClientUpdate(
         client=client.id,
         tensors=method.shared_state().tensors,
         num_examples=client.num_examples,
         class_counts=client.class_counts,
         metrics=method.local_metrics(),
+        report=report,
     )
-    return ClientResult(update, {name: tensor.clone() for name, tensor in method.personal_entries().items()})
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from fedloge.aggregation import weighted_mean
-from fedloge.checks import check_not_negative
+from fedloge.checks import check_choice, check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.models.base import Backbone
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
@@ -31,25 +31,46 @@ class Phase:
         name: What :meth:`Method.local_losses` asks for in ``self.phase.name``.
         epochs: Local epochs.
         trainable: The submodules (dotted prefixes) that are trained; all others are left out of the optimiser and
-            run in eval mode, so that their BatchNorm statistics stay too. None trains everything.
+            run in eval mode, so that their BatchNorm statistics stay too. None trains everything but what is fixed.
+        keep: The submodules of which the client keeps its own version as it is after the training, in place of the
+            shared or fixed one; the next training starts from the received one again.
     """
 
     name: str
     epochs: int
     trainable: tuple[str, ...] | None = None
-
-    def trains(self, name: str) -> bool:
-        """Whether the module or parameter called ``name`` is trained in this phase."""
-        return self.trainable is None or any(within(name, part) for part in self.trainable)
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Client:
-    """The client at work: its id, its number of training examples and their class counts n_{k,c}."""
+    """A client: its id, the class counts n_{k,c} of its training examples, and the round it is at work in."""
 
     id: int
-    num_examples: int
     class_counts: tuple[int, ...]
+    round: int = 0
+
+    @property
+    def num_examples(self) -> int:
+        """n_k."""
+        return sum(self.class_counts)
+
+
+Knowledge = Literal["class_counts", "auxiliary"]
+"""What a server does not know without being told: the N_c of all clients together; a labelled set of its own."""
+
+
+@dataclass(frozen=True)
+class ServerData:
+    """What the server was told; empty but for the knowledge that the method declares in ``Method.privileged``.
+
+    Args:
+        class_counts: N_c of all training images, length C.
+        auxiliary: Balanced training images that the server holds, without augmentation.
+    """
+
+    class_counts: tuple[int, ...] | None = None
+    auxiliary: Batch | None = None
 
 
 TrainClients = Callable[[FederatedState, Sequence[Phase]], ClientStore]
@@ -60,7 +81,8 @@ class Method(LightningModule):
     """Base of all methods. What a paper changed is a hook or an attribute; everything else is FedAvg.
 
     The entries of ``state_dict`` (parameters and buffers) are of three kinds: *shared* ones travel and are averaged,
-    *personal* ones stay with their client, *fixed* ones are made once by the server.
+    *personal* ones stay with their client, *fixed* ones are made by the server: once before the first round; again in
+    every :meth:`aggregate`, where they are *renewed*; for itself alone, where they are the *server's*.
 
     Args:
         backbone: θ, images to features.
@@ -68,11 +90,19 @@ class Method(LightningModule):
         lr: Learning rate of local SGD.
         momentum: Momentum of local SGD; the optimiser is new in every round, so momentum never crosses rounds.
         weight_decay: L2 penalty of local SGD.
+        agg: Weights of the server's average: n_k, the number of ``examples``, or ``uniform``.
 
     Attributes:
         personal: Submodules whose entries stay with the client.
-        fixed: Submodules whose entries nobody trains.
+        fixed: Submodules whose entries the server makes once; broadcast before the first round.
+        renewed: Submodules whose entries the server makes anew in every round; they travel down, never up.
+        server: Submodules whose entries never leave the server.
+        bodies: Submodules that :meth:`features` come from. A client with entries of its own in one of them needs a
+            pass of its own over the test images.
         views: The models that the method has.
+        privileged: What the server must be told; declared wherever results are shown.
+        finalized: What :meth:`finalize` makes of the models, in one word for tables.
+        server_data: That knowledge, from before :meth:`prepare` on.
         anchor: During local training, the shared weights as received (w^t).
         client: During local training, the client at work.
         phase: During local training, the current phase.
@@ -80,8 +110,14 @@ class Method(LightningModule):
 
     personal: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ()
+    renewed: ClassVar[tuple[str, ...]] = ()
+    server: ClassVar[tuple[str, ...]] = ()
+    bodies: ClassVar[tuple[str, ...]] = ("backbone",)
     views: ClassVar[tuple[View, ...]] = ("global", "personal")
+    privileged: ClassVar[tuple[Knowledge, ...]] = ()
+    finalized: ClassVar[str] = "fine-tuned"
 
+    server_data: ServerData = ServerData()
     anchor: Tensors
     client: Client
     phase: Phase
@@ -93,6 +129,7 @@ class Method(LightningModule):
         lr: float = 0.03,
         momentum: float = 0.5,
         weight_decay: float = 0.0,
+        agg: Literal["examples", "uniform"] = "examples",
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -101,10 +138,11 @@ class Method(LightningModule):
         if not 0 <= momentum < 1:
             raise ConfigError("model.momentum", momentum, "must lie in [0, 1)", "The paper's recipe has 0.5.")
         check_not_negative("model.weight_decay", weight_decay, "The recipe has 0.")
+        check_choice("model.agg", agg, ("examples", "uniform"))
         self.automatic_optimization = False
         self.backbone = backbone
         self.num_classes = num_classes
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.lr, self.momentum, self.weight_decay, self.agg = lr, momentum, weight_decay, agg
         self._loss_sums: dict[str, Tensor] = {}
         self._examples = 0
 
@@ -112,18 +150,20 @@ class Method(LightningModule):
 
     def is_shared(self, name: str) -> bool:
         """Whether the state entry ``name`` travels between server and clients."""
-        return not any(within(name, part) for part in (*self.personal, *self.fixed))
+        return not within_any(name, self.personal) and not self.is_fixed(name)
 
     def is_fixed(self, name: str) -> bool:
-        """Whether the state entry ``name`` is made once by the server and never trained."""
-        return any(within(name, part) for part in self.fixed)
+        """Whether the state entry ``name`` is made by the server and not trained in a round."""
+        return within_any(name, (*self.fixed, *self.renewed, *self.server))
 
     def check(self) -> None:
         """Raise a ConfigError where backbone and method do not fit; asked before a run starts."""
 
     def is_trained(self, name: str) -> bool:
         """Whether the current phase trains the module or parameter ``name``."""
-        return self.phase.trains(name) and not self.is_fixed(name)
+        if self.phase.trainable is None:
+            return not self.is_fixed(name)
+        return within_any(name, self.phase.trainable)
 
     def prepare(self, generator: torch.Generator) -> None:
         """Make on the server, once before the first round, what the method needs (SSE-C for FedLoGe)."""
@@ -137,11 +177,15 @@ class Method(LightningModule):
         """
         return template
 
-    def generic_personal(self, clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
+    def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:
         """What stands in the generic model where a client's personal entries would be; by default nothing.
 
         A method whose generic model needs them (FedBN, FedRep) averages its clients' for testing. The average is never
         broadcast.
+
+        Args:
+            clients: Their personal states.
+            population: All K clients.
         """
         return {}
 
@@ -157,28 +201,47 @@ class Method(LightningModule):
         """Learning rates of submodules that do not use ``lr``."""
         return {}
 
-    def aggregate(self, updates: Iterable[ClientUpdate]) -> Tensors:
-        """New shared entries from the updates of a round, in client order."""
-        return weighted_mean(updates)
+    def report_received(self, batches: Iterable[Batch]) -> Tensors:
+        """What a client tells the server besides, measured on the model as received; by default nothing.
+
+        Runs in eval mode without gradients.
+
+        Args:
+            batches: The client's training images, without augmentation.
+        """
+        return {}
+
+    def report_trained(self, batches: Iterable[Batch]) -> Tensors:
+        """The same, measured on the model after local training."""
+        return {}
+
+    def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
+        """The entries that a round changes on the server: all shared ones, and fixed ones where a method renews them.
+
+        Args:
+            updates: Of the round, in client order; they arrive while clients are trained and can be read once.
+            state: What the clients started from.
+            generator: For what the server draws in this round.
+        """
+        return weighted_mean(updates, uniform=self.agg == "uniform")
 
     def features(self, images: Tensor, view: View = "global") -> Tensor:
         """Features [n, d] that :meth:`logits` takes; evaluation computes them once where all views share them."""
         features: Tensor = self.backbone(images)
         return features
 
-    def shares_features(self) -> bool:
-        """Whether one backbone serves all models, so that evaluation needs one pass for all of them."""
-        return not any(within(name, "backbone") for name in self.personal_entries())
-
     def logits(self, features: Tensor, view: View) -> Tensor:
         """Class scores [n, C] of the generic model, or of the client whose personal state is loaded."""
         raise NotImplementedError
 
-    def finalize(self, state: FederatedState, train: TrainClients | None = None) -> FederatedState:
+    def finalize(
+        self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
+    ) -> FederatedState:
         """What happens once after the last round; returns ``state`` itself where nothing does.
 
         Args:
             state: The trained state, left as it is.
+            population: All K clients.
             train: Runs phases on all clients; None asks for the closed-form part alone, without any training.
         """
         return state
@@ -214,8 +277,8 @@ class Method(LightningModule):
         )
 
     def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:
-        """Load a client's state and forget the one before."""
-        self.load(shared, personal)
+        """Load what a client trains from, and forget the one before: its own version of shared entries is for use."""
+        self.load(shared, {name: own for name, own in personal.items() if self.is_personal(name)})
         self.client, self.anchor = client, shared.tensors
         self._loss_sums, self._examples = {}, 0
 
@@ -259,17 +322,22 @@ class Method(LightningModule):
             fixed={name: entry.clone() for name, entry in entries.items() if self.is_fixed(name)},
         )
 
-    def personal_entries(self) -> Tensors:
-        """The personal entries as they are now, not copied."""
-        return {
-            name: entry
-            for name, entry in self.state_dict().items()
-            if not self.is_shared(name) and not self.is_fixed(name)
-        }
+    def personal_entries(self, keep: Collection[str] = ()) -> Tensors:
+        """The personal entries as they are now, and those of the submodules to ``keep``; not copied."""
+        entries = self.state_dict().items()
+        return {name: entry for name, entry in entries if self.is_personal(name) or within_any(name, keep)}
+
+    def is_personal(self, name: str) -> bool:
+        """Whether the state entry ``name`` stays with the client."""
+        return not self.is_shared(name) and not self.is_fixed(name)
+
+    def has_own_body(self, personal: Tensors) -> bool:
+        """Whether a client with these entries has features of its own, so that testing it needs a pass of its own."""
+        return any(within_any(name, self.bodies) for name in personal)
 
     @torch.no_grad()
     def load(self, shared: SharedState, personal: Tensors) -> None:
-        """Copy a shared and a personal state into the module."""
+        """Copy a shared and a personal state into the module; where both have an entry, the client's stands."""
         entries = self.state_dict()
         for source in (shared.tensors, shared.fixed, personal):
             for name, tensor in source.items():
@@ -279,3 +347,8 @@ class Method(LightningModule):
 def within(name: str, part: str) -> bool:
     """Whether the module or entry ``name`` is ``part`` or lies in it, by whole dotted components."""
     return name == part or name.startswith(part + ".")
+
+
+def within_any(name: str, parts: Iterable[str]) -> bool:
+    """Whether ``name`` is :func:`within` one of the parts."""
+    return any(within(name, part) for part in parts)

@@ -27,6 +27,7 @@ class Ditto(FedAvg):
     """
 
     personal = ("personal_backbone", "personal_head")
+    bodies = ("backbone", "personal_backbone")
 
     def __init__(self, backbone: Backbone, num_classes: int, lam: float = 0.75, **kwargs: Any) -> None:
         super().__init__(backbone, num_classes, **kwargs)
@@ -59,11 +60,6 @@ class Ditto(FedAvg):
         features: Tensor = (self.backbone if view == "global" else self.personal_backbone)(images)
         return features
 
-    def shares_features(self) -> bool:
-        """Every client has a body of its own."""
-        return False
-
     def logits(self, features: Tensor, view: View) -> Tensor:
         """The head of w or of v_k."""
-        logits: Tensor = (self.head if view == "global" else self.personal_head)(features)
-        return logits
+        return super().logits(features, view) if view == "global" else self.personal_head(features)

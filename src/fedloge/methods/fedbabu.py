@@ -17,10 +17,10 @@ class FedBABU(FedAvgFT):
         finetune_epochs: Epochs of fine-tuning after the last round; 0 leaves the personal model the generic one.
         finetune_part: ``full`` as in the paper, or the ``head`` alone.
         finetune_lr: Its learning rate, a tenth of the training's by default.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: As for FedAvg.
     """
 
-    fixed = ("head", *FedAvgFT.fixed)
+    fixed = ("head",)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedloge.aggregation import average_personal
 from fedloge.errors import ConfigError
-from fedloge.methods.base import within
+from fedloge.methods.base import Client, within_any
 from fedloge.methods.fedavg import FedAvg
 from fedloge.state import ClientStore, Tensors
 
@@ -43,8 +43,8 @@ class FedBN(FedAvg):
 
     def is_shared(self, name: str) -> bool:
         """Everything but BatchNorm."""
-        return not any(within(name, norm) for norm in self.norms)
+        return not within_any(name, self.norms)
 
-    def generic_personal(self, clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
+    def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:
         """The clients' BatchNorm entries, averaged."""
-        return average_personal(clients, num_examples)
+        return average_personal(clients, [client.num_examples for client in population])

@@ -2,56 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedloge.checks import check_choice, check_least, check_not_negative
+from fedloge.errors import ConfigError
 from fedloge.etf import simplex_etf
-from fedloge.losses import balanced_softmax
-from fedloge.methods.base import Batch, Method, View
+from fedloge.losses import balanced_softmax, dot_regression
+from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
 from fedloge.models.base import Backbone
-from fedloge.models.heads import FixedLinear
+from fedloge.state import FederatedState
+
+ALTERNATION = {"etf": 0.1, "projection": 0.05}
+"""What fine-tuning trains in turn, three epochs each, with the authors' learning rates."""
 
 
 class FedETF(Method):
     """Unit-norm projected features u against a fixed simplex ETF V, a learnt temperature s, and a balanced loss.
 
-    The generic model is argmax Vᵀu. The personal model is the same one: the authors' fine-tuning is not done.
+    The generic model is argmax Vᵀu, and so is the personal one unless it is fine-tuned.
 
     Args:
         backbone: θ.
-        num_classes: C; u has as many dimensions.
+        num_classes: C.
+        loss: ``balanced`` softmax by the client's counts, or ``dr``, the dot regression loss.
+        projection: ``linear``, P to C dimensions; or ``batchnorm``, a BatchNorm of h in its place, V having d
+            dimensions. With ``loss=dr`` the latter is what the FedLoGe paper calls ETF + DR (Table 8).
+        pm: ``finetune`` has every client fine-tune the final model: ``finetune_epochs`` epochs of everything with the
+            training's loss, then ``finetune_cycles`` times V and P in turn by cross-entropy.
+        finetune_epochs: See ``pm``.
+        finetune_cycles: See ``pm``.
         count_floor: Smallest class count assumed by the balanced loss (the authors have 1).
         **kwargs: Local SGD, see :class:`Method`.
     """
 
     fixed = ("etf",)
 
-    def __init__(self, backbone: Backbone, num_classes: int, count_floor: int = 1, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        loss: Literal["balanced", "dr"] = "balanced",
+        projection: Literal["linear", "batchnorm"] = "linear",
+        pm: Literal["none", "finetune"] = "none",
+        finetune_epochs: int = 5,
+        finetune_cycles: int = 20,
+        count_floor: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        self.count_floor = count_floor
-        self.projection = nn.Linear(backbone.out_features, num_classes)
+        check_choice("model.loss", loss, ("balanced", "dr"))
+        check_choice("model.projection", projection, ("linear", "batchnorm"))
+        check_choice("model.pm", pm, ("none", "finetune"))
+        check_least("model.finetune_epochs", finetune_epochs, 1)
+        check_not_negative("model.finetune_cycles", finetune_cycles, "The authors have 20.")
+        check_not_negative("model.count_floor", count_floor, "Choose 0 or 1.")
+        self.loss, self.pm, self.count_floor = loss, pm, count_floor
+        self.finetune_epochs, self.finetune_cycles = finetune_epochs, finetune_cycles
+        dim = backbone.out_features
+        if projection == "batchnorm" and dim < num_classes - 1:
+            problem = f"but {num_classes} classes need {num_classes - 1} dimensions and the backbone has {dim}"
+            raise ConfigError("model.projection", projection, problem, "Take a wider backbone, or linear.")
+        self.projection = nn.Linear(dim, num_classes) if projection == "linear" else nn.BatchNorm1d(dim)
         self.scale = nn.Parameter(torch.ones(()))
-        self.etf = FixedLinear(num_classes, num_classes)
+        self.etf = nn.Linear(num_classes if projection == "linear" else dim, num_classes, bias=False)
 
+    @torch.no_grad()
     def prepare(self, generator: torch.Generator) -> None:
         """The server draws V."""
-        self.etf.weight.copy_(simplex_etf(self.num_classes, self.num_classes, generator))
+        self.etf.weight.copy_(simplex_etf(self.num_classes, self.etf.in_features, generator))
 
-    def features(self, images: Tensor, view: View = "global") -> Tensor:
-        """u = (P h + p0) / ‖P h + p0‖."""
-        return functional.normalize(self.projection(self.backbone(images)))
+    def project(self, h: Tensor) -> Tensor:
+        """u = (P h + p0) / ‖P h + p0‖, [n, C] of h [n, d]."""
+        return functional.normalize(self.projection(h))
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """CE(s·Vᵀu + log max(n_{k,·}, floor), y)."""
+        """CE(s·Vᵀu + log max(n_{k,·}, floor), y); plain where V and P are fine-tuned in turn."""
         images, labels = batch
-        logits = self.scale * self.logits(self.features(images), "global")
+        u = self.project(self.features(images))
+        logits = self.scale * self.etf(u)
+        if self.phase.name in ALTERNATION:
+            return {"ce": functional.cross_entropy(logits, labels)}
+        if self.loss == "dr":
+            return {"dr": dot_regression(u, self.etf.weight, labels)}
         return {"balanced": balanced_softmax(logits, labels, self.client.class_counts, floor=self.count_floor)}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        """V and P have their own when they are fine-tuned in turn."""
+        name = self.phase.name
+        return {name: ALTERNATION[name]} if name in ALTERNATION else {}
 
     def logits(self, features: Tensor, view: View) -> Tensor:
         """Vᵀu."""
-        logits: Tensor = self.etf(features)
+        logits: Tensor = self.etf(self.project(features))
         return logits
+
+    def finalize(
+        self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
+    ) -> FederatedState:
+        """Every client fine-tunes the generic model and keeps what it gets, if that was asked for."""
+        if train is None or self.pm == "none":
+            return state
+        everything = ("backbone", "projection", "scale", "etf")
+        first = Phase("finetune", self.finetune_epochs, everything[:3], keep=everything)
+        turns = [Phase(part, 3, (part,), keep=everything) for part in ALTERNATION]
+        return replace(state, clients=train(state, [first, *turns * self.finetune_cycles]))

@@ -8,7 +8,7 @@ from typing import Any
 from fedloge.aggregation import average_personal
 from fedloge.checks import check_not_negative
 from fedloge.errors import ConfigError
-from fedloge.methods.base import Phase, TrainClients
+from fedloge.methods.base import Client, Phase, TrainClients
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
 from fedloge.state import ClientStore, FederatedState, Tensors
@@ -54,11 +54,13 @@ class FedRep(FedAvg):
             Phase("body", self.body_epochs, trainable=("backbone",)),
         )
 
-    def generic_personal(self, clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
+    def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:
         """The clients' heads, averaged."""
-        return average_personal(clients, num_examples)
+        return average_personal(clients, [client.num_examples for client in population])
 
-    def finalize(self, state: FederatedState, train: TrainClients | None = None) -> FederatedState:
+    def finalize(
+        self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
+    ) -> FederatedState:
         """Train the heads of all clients once more, if that was asked for."""
         if train is None or self.final_head_epochs == 0:
             return state

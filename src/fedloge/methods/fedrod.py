@@ -66,5 +66,5 @@ class FedROD(FedAvg):
 
     def logits(self, features: Tensor, view: View) -> Tensor:
         """G h, plus P_k h for the personal model."""
-        logits: Tensor = self.head(features)
+        logits = super().logits(features, view)
         return logits if view == "global" else logits + self.personal_head(features)

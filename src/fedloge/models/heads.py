@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+HeadInit = Literal["xavier", "gaussian", "uniform", "orthogonal", "kaiming"]
 
 
 class FixedLinear(nn.Module):
@@ -34,3 +38,20 @@ def linear_init(num_classes: int, dim: int, generator: torch.Generator) -> tuple
     bound = dim**-0.5
     weight = torch.empty(num_classes, dim).uniform_(-bound, bound, generator=generator)
     return weight, torch.empty(num_classes).uniform_(-bound, bound, generator=generator)
+
+
+def random_head(num_classes: int, dim: int, kind: HeadInit, generator: torch.Generator) -> Tensor:
+    """Weight [C, d] of a head drawn by a usual initialisation.
+
+    ``xavier`` and ``kaiming`` are the uniform ones, ``gaussian`` is N(0, 1), ``uniform`` is U(0, 1) as torch's
+    initialisers have them by default; ``orthogonal`` has orthonormal rows (or columns, where d < C).
+    """
+    inits: dict[HeadInit, Any] = {
+        "xavier": nn.init.xavier_uniform_,
+        "gaussian": nn.init.normal_,
+        "uniform": nn.init.uniform_,
+        "orthogonal": nn.init.orthogonal_,
+        "kaiming": nn.init.kaiming_uniform_,
+    }
+    weight: Tensor = inits[kind](torch.empty(num_classes, dim), generator=generator)
+    return weight

@@ -19,6 +19,13 @@ COLUMNS = {
 """Column of the table, and the keys of ``summary.json`` that fill it."""
 
 
+PRIVILEGES = {
+    "class_counts": "the server knows all clients' class counts",
+    "auxiliary": "the server has training images of its own",
+}
+"""What a method's ``privileged`` means."""
+
+
 def accuracy_table(summary: Mapping[str, Any]) -> Table:
     """Generic and personal accuracy in percent, before and after realignment, from ``summary.json``."""
     table = Table(title=f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)")
@@ -30,7 +37,9 @@ def accuracy_table(summary: Mapping[str, Any]) -> Table:
         table.add_row(model, heads, *(_cell(part, keys) for keys in COLUMNS.values()))
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]
     note = f"last round; many/medium/few by {rule}; personal: mean over clients, std and worst tenth"
-    table.caption = note + ("; classes absent from a client's training data masked" if mask == "train" else "")
+    known = [PRIVILEGES[name] for name in summary.get("privileged", ())]
+    known += ["classes absent from a client's training data are masked"] if mask == "train" else []
+    table.caption = note + (f"; privileged knowledge: {', '.join(known)}" if known else "")
     return table
 
 
@@ -41,7 +50,7 @@ def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[st
     for view, model in (("global", "generic"), ("personal", "personal")):
         if before:
             rows.append((model, "trained", before[view]))
-        rows.append((model, "realigned" if before else "trained", summary[view]))
+        rows.append((model, summary.get("finalized", "realigned") if before else "trained", summary[view]))
     return rows
 
 

@@ -1,0 +1,149 @@
+"""Many runs of one study: each a cell with a folder of its own, several at once, those already done skipped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedloge.errors import RunError
+
+Options = Mapping[str, Any]
+"""A nested mapping, as in a YAML file for ``fedloge fit``."""
+
+
+@dataclass
+class Cell:
+    """A run of a study.
+
+    Args:
+        name: Of its row, for example a method.
+        seed: Of the run.
+        options: For ``fedloge fit``, nested as in YAML.
+        folder: Where its row's cells are.
+        error: Why it failed, if it did.
+    """
+
+    name: str
+    seed: int
+    options: Options
+    folder: Path
+    error: str | None = field(default=None, compare=False)
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder / f"seed-{self.seed}"
+
+    @property
+    def config(self) -> Path:
+        """The options as a file."""
+        return self.folder / f"seed-{self.seed}.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.folder / f"seed-{self.seed}.log"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished."""
+        return (self.run / "summary.json").is_file()
+
+    def check(self) -> None:
+        """Refuse to mix runs of different options in one study.
+
+        Raises:
+            RunError: Naming the options in which the finished run differs.
+        """
+        if not self.done:
+            return
+        old = _flat(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
+        new = _flat(self.options)
+        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if differing:
+            key = differing[0]
+            raise RunError(
+                f"{str(self.run)!r} was run with other options ({key}: {old.get(key)!r} there, {new.get(key)!r} now; "
+                f"{len(differing)} differ). Choose another --output_dir, or delete that folder to run it again."
+            )
+
+
+def run_cells(
+    cells: Sequence[Cell], work: Callable[[Cell], None], jobs: int, on_change: Callable[[], None] = lambda: None
+) -> None:
+    """Run the cells that are not done, ``jobs`` at a time, each in a process of its own.
+
+    A cell that fails keeps the last line of its log as its ``error``; the others go on.
+
+    Args:
+        cells: In the order to run them in.
+        work: What to do; called in the child, its output going to the cell's log.
+        jobs: Processes at once.
+        on_change: Called about twice a second.
+    """
+    start = _context()
+    waiting = [cell for cell in cells if not cell.done]
+    running: list[tuple[Cell, BaseProcess]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                cell.folder.mkdir(parents=True, exist_ok=True)
+                cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
+                process = start(target=_in_child, args=(work, cell))
+                process.start()
+                running.append((cell, process))
+            time.sleep(0.05)
+            for cell, process in [pair for pair in running if not pair[1].is_alive()]:
+                running.remove((cell, process))
+                cell.error = None if process.exitcode == 0 else _last_line(cell.log)
+            on_change()
+    finally:
+        for _, process in running:
+            process.terminate()
+            process.join()
+
+
+def _context() -> Callable[..., BaseProcess]:
+    """Makes processes that start without importing torch again, where the platform can fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn").Process
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fedloge.config"])
+    return context.Process
+
+
+def _in_child(work: Callable[[Cell], None], cell: Cell) -> None:
+    with cell.log.open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        try:
+            work(cell)
+        except BaseException as error:
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+            log.flush()
+            os._exit(1)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1].removeprefix("fedloge: error: ") if lines else "the process was killed"
+
+
+def _flat(options: Options, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

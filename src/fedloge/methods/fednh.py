@@ -1,0 +1,89 @@
+"""FedNH (Dai et al., Tackling Data Heterogeneity in Federated Learning with Class Prototypes, AAAI 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedloge.checks import check_share
+from fedloge.etf import closest_frame, simplex_etf
+from fedloge.methods.base import Batch, Method, Phase, View
+from fedloge.models.base import Backbone
+from fedloge.models.heads import FixedLinear
+from fedloge.state import ClientUpdate, FederatedState, Tensors
+
+
+class FedNH(Method):
+    """A head of unit prototypes that clients never train and the server moves slowly towards the class means.
+
+    The prototypes W start spread evenly over the sphere. Logits are s·W ĥ with ĥ = h/‖h‖ and a learnt scale s. After
+    its training a client reports the mean ĥ of each of its classes. The generic model is the server's, the personal
+    one the client's own as it was just before the server averaged.
+
+    Args:
+        backbone: θ.
+        num_classes: C.
+        rho: ρ of W ← norm(ρ W + (1-ρ) means).
+        scale: s before training.
+        **kwargs: Local SGD, see :class:`Method`.
+    """
+
+    renewed = ("prototypes",)
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, rho: float = 0.9, scale: float = 20.0, **kwargs: Any
+    ) -> None:
+        super().__init__(backbone, num_classes, **kwargs)
+        check_share("model.rho", rho)
+        self.rho = rho
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.prototypes = FixedLinear(backbone.out_features, num_classes)
+
+    def prepare(self, generator: torch.Generator) -> None:
+        """The server spreads W: a simplex ETF where the dimension allows one, the closest frame otherwise."""
+        shape = self.num_classes, self.backbone.out_features
+        frame = (simplex_etf if shape[1] >= shape[0] - 1 else closest_frame)(*shape, generator)
+        self.prototypes.weight.copy_(functional.normalize(frame))
+
+    def phases(self, local_epochs: int) -> Sequence[Phase]:
+        """Body and scale; the client keeps what it gets."""
+        return (Phase("train", local_epochs, ("backbone", "scale"), keep=("backbone", "scale", "prototypes")),)
+
+    def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """CE(s·W ĥ, y)."""
+        images, labels = batch
+        return {"ce": functional.cross_entropy(self.logits(self.features(images), "personal"), labels)}
+
+    def report_trained(self, batches: Iterable[Batch]) -> Tensors:
+        """Mean ĥ of each class [C, d]; zero for a class that the client does not have."""
+        sums = torch.zeros_like(self.prototypes.weight)
+        counts = sums.new_zeros(self.num_classes, 1)
+        for images, labels in batches:
+            sums.index_add_(0, labels, functional.normalize(self.features(images)))
+            counts.index_add_(0, labels, counts.new_ones(len(labels), 1))
+        return {"means": sums / counts.clamp(min=1)}
+
+    def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
+        """FedAvg's average, and W ← norm(ρ W + (1-ρ) Σ_k n_{k,c} mean_{k,c} / Σ_k n_{k,c}) for the classes seen."""
+        old = state.shared.fixed["prototypes.weight"]
+        sums, counts = torch.zeros_like(old), old.new_zeros(len(old), 1)
+
+        def reported() -> Iterator[ClientUpdate]:
+            for update in updates:
+                sizes = torch.tensor(update.class_counts).to(old).unsqueeze(1)
+                sums.add_(sizes * update.report["means"])
+                counts.add_(sizes)
+                yield update
+
+        averaged = super().aggregate(reported(), state, generator)
+        moved = functional.normalize(self.rho * old + (1 - self.rho) * sums / counts.clamp(min=1))
+        return {**averaged, "prototypes.weight": torch.where(counts > 0, moved, old)}
+
+    def logits(self, features: Tensor, view: View) -> Tensor:
+        """s·W ĥ."""
+        logits: Tensor = self.scale * self.prototypes(functional.normalize(features))
+        return logits

@@ -1,0 +1,221 @@
+"""Every executor gives what the serial one gives, to the bit."""
+
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from broken import Dies, Fails
+from fedloge.errors import ConfigError, RunError
+from fedloge.executors import ClientTask, LocalSettings, Processes, Serial, make_executor
+from fedloge.executors.base import ClientResult, largest_first
+from fedloge.executors.processes import Slab
+from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedRep
+from fedloge.state import ClientUpdate, FederatedState
+from harness import build, initial, same
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(make_data):
+    module = make_data(num_clients=5)
+    module.setup()
+    return module
+
+
+def rounds(executor, method, data, count=2):
+    """Some rounds; returns the last state and the results of the last round."""
+    method.prepare(torch.Generator().manual_seed(1))
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    for number in range(1, count + 1):
+        tasks = [ClientTask(client, number, method.phases(2)) for client in range(data.num_clients)]
+        results = []
+        for result in executor.run(state.shared, state.clients, tasks):
+            state.clients[result.update.client] = result.personal
+            results.append(result)
+        changed = method.aggregate((r.update for r in results), state, torch.Generator().manual_seed(number))
+        state = FederatedState(number, state.shared, state.clients).with_shared(changed)
+    executor.close()
+    return state, results
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (FedAvg, {}),
+        (FedAvg, {"pm": "local"}),
+        (Ditto, {}),
+        (FedRep, {"head_epochs": 1, "body_epochs": 1}),
+        (CReFF, {}),
+        (FedLoGe, {"beta": 0.3, "gamma": 1.0}),
+    ],
+)
+def test_processes_give_what_serial_gives(data, method, options):
+    expected, serial = rounds(Serial(), build(method, **options), data)
+    state, parallel = rounds(Processes(2), build(method, **options), data)
+    assert same(expected.shared.tensors, state.shared.tensors)
+    assert same(expected.shared.fixed, state.shared.fixed)
+    for one, other in zip(serial, parallel, strict=True):
+        assert one.update.client == other.update.client
+        assert one.update.metrics == other.update.metrics
+        assert one.update.tensors.keys() == other.update.tensors.keys()
+        assert same(one.update.tensors, other.update.tensors)
+        assert same(one.update.report, other.update.report)
+        assert one.personal.keys() == other.personal.keys()
+        assert same(one.personal, other.personal)
+
+
+def test_earlier_results_are_not_overwritten(data):
+    _, results = rounds(Processes(1), build(FedAvg), data, count=1)
+    assert len({result.update.tensors["head.weight"].data_ptr() for result in results}) == len(results)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_client_trained_again(data):
+    expected, _ = rounds(Serial(), build(FedAvg), data, count=1)
+    method, executor = build(FedAvg), Processes(2)
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    results = executor.run(state.shared, state.clients, tasks)
+    first = next(results)
+    os.kill(executor._pool[0].process.pid, signal.SIGKILL)
+    os.kill(executor._pool[1].process.pid, signal.SIGKILL)
+    updates = [first.update, *(result.update for result in results)]
+    executor.close()
+    assert same(expected.shared.tensors, method.aggregate(iter(updates), state, torch.Generator()))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [(Fails, "no loss today"), (Dies, r"a worker died 3 times \(exit code 9\)")]
+)
+def test_what_goes_wrong_in_a_worker_is_told(data, method, message):
+    with pytest.raises(RunError, match=message):
+        rounds(Processes(2), build(method), data)
+
+
+def test_what_a_worker_cannot_find_is_told(data, monkeypatch):
+    class Ours(FedAvg):
+        __module__, __qualname__ = "made_up", "Ours"
+
+    monkeypatch.setitem(sys.modules, "made_up", types.SimpleNamespace(Ours=Ours))
+    with pytest.raises(
+        RunError, match=r"No module named 'made_up'\. Define the classes of method and data in a module"
+    ):
+        rounds(Processes(2), build(Ours), data)
+
+
+def test_what_cannot_be_sent_is_refused(data):
+    class Local(FedAvg):
+        pass
+
+    with pytest.raises(ConfigError, match="cannot send method or data to a worker"):
+        rounds(Processes(1), build(Local), data)
+
+
+def test_no_worker_outlives_its_executor(data):
+    executor = Processes(2)
+    method = build(FedAvg)
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    next(executor.run(state.shared, state.clients, [ClientTask(k, 1, method.phases(1)) for k in range(3)]))
+    pids = [worker.process.pid for worker in executor._pool]
+    executor.close()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_more_workers_than_cores_warn_once():
+    with pytest.warns(UserWarning, match="is more than the"):
+        Processes(10_000)
+    with pytest.raises(ConfigError, match=r"trainer\.executor\.workers=0"):
+        Processes(0)
+
+
+def test_processes_are_for_the_cpu(data):
+    with pytest.raises(ConfigError, match="the device is cuda:0"):
+        Processes(1).start(build(FedAvg), data, LocalSettings(0, device=torch.device("cuda:0")))
+
+
+def test_auto_starts_workers_where_that_pays(monkeypatch):
+    monkeypatch.setattr("fedloge.executors.num_cores", lambda: 4)
+    assert isinstance(make_executor("auto", 1e6, CPU), Serial)
+    assert isinstance(make_executor("auto", 1e12, CPU), Processes)
+    assert isinstance(make_executor("auto", 1e12, torch.device("cuda")), Serial)
+    monkeypatch.setattr("fedloge.executors.num_cores", lambda: 1)
+    assert isinstance(make_executor("auto", 1e12, CPU), Serial)
+    ready = Serial()
+    assert make_executor(ready, 0, CPU) is ready
+
+
+# The schedule
+
+
+def schedule(sizes, workers, window):
+    """Run tasks that take their size in time on some workers; returns the order of starts and the most that waited."""
+    clock, starts, free, running, most = 0.0, [], list(range(workers)), {}, 0
+    done = set()
+
+    def submit(worker, position):
+        free.remove(worker)
+        starts.append(position)
+        running[position] = (clock + sizes[position], worker)
+
+    def collect():
+        nonlocal clock
+        position = min(running, key=lambda p: running[p])
+        clock, worker = running.pop(position)
+        free.append(worker)
+        done.add(position)
+        return position, ClientResult(ClientUpdate(position, {}, 1, ()), {})
+
+    tasks = [ClientTask(k, 1, ()) for k in range(len(sizes))]
+    order = []
+    for result in largest_first(tasks, sizes, window, lambda: free[0] if free else None, submit, collect):
+        order.append(result.update.client)
+        most = max(most, len(done) - len(order))
+    return starts, order, most, clock
+
+
+def test_the_largest_goes_first_and_results_come_in_order():
+    starts, order, _, clock = schedule([1, 5, 2, 8, 3], workers=2, window=100)
+    assert starts == [3, 1, 4, 2, 0]
+    assert order == [0, 1, 2, 3, 4]
+    assert clock == 10  # 8 + 2 beside 5 + 3 + 1
+
+
+def test_a_window_bounds_what_waits():
+    sizes = [(7 * k) % 13 + 1 for k in range(200)]
+    starts, order, most, _ = schedule(sizes, workers=4, window=8)
+    assert order == list(range(200))
+    assert sorted(starts) == order
+    assert most < 8
+
+
+# The shared memory
+
+
+def test_a_slab_gives_back_what_was_packed():
+    tensors = {
+        "a": torch.randn(3, 5),
+        "flag": torch.tensor(True),
+        "count": torch.tensor(7),
+        "empty": torch.empty(0, 4),
+        "half": torch.randn(3).half(),
+    }
+    slab = Slab(sum(t.numel() * t.element_size() for t in tensors.values()), len(tensors))
+    unpacked = slab.unpack(slab.pack(tensors))
+    assert unpacked.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(unpacked[name], tensor)
+        assert unpacked[name].dtype == tensor.dtype
+    with pytest.raises(ValueError, match="do not fit"):
+        slab.pack({"big": torch.zeros(1000)})
