@@ -23,6 +23,7 @@ verbs:
   report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
   partition --config FILE [--output x.png]     show how the clients would share the data, without training
   doctor                                       versions, devices, and what is missing
+  collapse VERB ...                            the neural-collapse lab: `fedloge collapse --help`
 
 options:
   --help, --version      `fedloge VERB --help` tells a verb's options
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report": report,
         "partition": partition,
         "doctor": doctor,
+        "collapse": collapse,
     }
     try:
         if args[0] not in verbs:
@@ -209,6 +211,13 @@ def doctor(args: Sequence[str]) -> int:
     checks = office.examine()
     print(office.report(checks))
     return 0 if office.healthy(checks) else 1
+
+
+def collapse(args: Sequence[str]) -> int:
+    """``fedloge collapse``."""
+    from fedloge.analysis.collapse.command import main
+
+    return main(args)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

@@ -127,7 +127,7 @@ def build(args: Sequence[str]) -> FedlogeCLI:
     Raises:
         FedlogeError: With one line on what is wrong, and the closest valid name where a key is unknown.
     """
-    _refuse_lost_overrides(args)
+    refuse_lost_overrides(args)
     args = _executor_class(args)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a class_path may name a file of the user's folder
@@ -137,14 +137,14 @@ def build(args: Sequence[str]) -> FedlogeCLI:
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             return FedlogeCLI(args)
     except ArgumentError as error:
-        raise FedlogeError(_one_line(str(error))) from error
+        raise FedlogeError(one_line(str(error))) from error
     except ValueError as error:  # jsonargparse's, around a FedlogeError that a class raised
         if "Does not validate" not in str(error):
             raise
-        raise FedlogeError(_one_line(str(error))) from error
+        raise FedlogeError(one_line(str(error))) from error
 
 
-def _refuse_lost_overrides(args: Sequence[str]) -> None:
+def refuse_lost_overrides(args: Sequence[str]) -> None:
     """A value given before --config would silently be replaced by the file's."""
     position = next((i for i, arg in enumerate(args) if arg == "--config" or arg.startswith("--config=")), 0)
     for arg in args[:position]:
@@ -161,8 +161,8 @@ def _executor_class(args: Sequence[str]) -> list[str]:
     return [names.get(arg, arg) for arg in args]
 
 
-def _one_line(message: str) -> str:
-    """jsonargparse's message as one line: what was wrong, and the closest valid name."""
+def one_line(message: str, names: Sequence[str] | None = None) -> str:
+    """jsonargparse's message as one line: what was wrong, and the closest of the valid names (those of `fit`)."""
     message, whole = _of_the_union(message), message
     unknown = re.search(r"(?:[Oo]ption|[Kk]ey) '([\w.]+)' is not (?:accepted|expected)", message)
     unknown = unknown or re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message)
@@ -170,7 +170,8 @@ def _one_line(message: str) -> str:
     if unknown:
         owner = re.findall(r"given class_path '([\w.]+)'", message)
         where = f" in {owner[-1]}" if owner else ""
-        return f"there is no option {unknown[1]!r}{where}.{_closest(unknown[1].rpartition('.')[2], _option_names())}"
+        closest = _closest(unknown[1].rpartition(".")[2], names or _option_names())
+        return f"there is no option {unknown[1]!r}{where}.{closest}"
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing:
         return f"there is no class {missing[1]!r}.{_closest(missing[1], CLASSES)} A class of your own is module.Class."
