@@ -89,8 +89,9 @@ class RunFolder:
         self._sizes = {}
         with clear_os_errors(f"trainer.run_dir={str(self.path)!r}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in self._contents():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in self.path.iterdir():
+                if path.name != LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.write_json(MARKER, {**environment(), **about})
 
     @contextmanager
@@ -102,6 +103,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"trainer.run_dir={str(self.path)!r} is a file. Choose another --trainer.run_dir.")
+        new = not self.path.exists()
         with clear_os_errors(f"trainer.run_dir={str(self.path)!r}"):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK)
@@ -115,10 +117,13 @@ class RunFolder:
         try:
             yield
         finally:
+            if new and not self._contents():  # nothing came of it: leave nothing
+                shutil.rmtree(self.path, ignore_errors=True)
             lock.release()
 
     def _contents(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.name != LOCK]
+        """What is there besides the lock and a file that a process died over."""
+        return [path for path in self.path.iterdir() if path.name != LOCK and not path.match(".*.tmp")]
 
     def require(self) -> RunFolder:
         """Raise a RunError unless the folder is a run; returns itself."""
