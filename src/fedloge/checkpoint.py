@@ -216,7 +216,7 @@ class RunFolder:
     def save(self, name: str, state: FederatedState, about: Row) -> None:
         """Write a checkpoint whole, and swap it in place of the one before, which ``last`` keeps as ``previous``.
 
-        At every moment there is a whole checkpoint under one of the names that :meth:`newest` knows.
+        At every moment there is a whole checkpoint that :meth:`newest` finds.
 
         Args:
             name: ``last`` or ``final``.
@@ -247,9 +247,17 @@ class RunFolder:
                 shutil.rmtree(old, ignore_errors=True)
 
     def newest(self) -> str | None:
-        """The name of the newest checkpoint of the training, or None; it may be damaged."""
-        names = (LAST, f"{FRESH}{LAST}", PREVIOUS)  # the second where the writer died between two renames
-        return next((name for name in names if (self.path / "checkpoints" / name / "state.json").is_file()), None)
+        """The name of the newest checkpoint of the training, or None; it may be damaged.
+
+        A save that a process died over is completed, if it was whole, or else removed.
+        """
+        folder = self.path / "checkpoints"
+        fresh = folder / f"{FRESH}{LAST}"
+        if (fresh / "state.json").is_file() and not (folder / LAST).exists():
+            fresh.rename(folder / LAST)
+        for leftover in (*folder.glob(f"{FRESH}*"), *folder.glob(".old-*")):
+            shutil.rmtree(leftover)
+        return next((name for name in (LAST, PREVIOUS) if (folder / name / "state.json").is_file()), None)
 
     def about(self, name: str) -> dict[str, Any]:
         """``state.json`` of a checkpoint, after checking it and every file it speaks of.

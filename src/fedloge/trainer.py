@@ -194,7 +194,8 @@ class FederatedTrainer(Trainer):
         """The checkpoint to go on from, or None to begin."""
         if ckpt_path is None or not (self.folder.path / MARKER).is_file():
             return None
-        return self.folder.newest() if ckpt_path == LAST else ckpt_path
+        newest = self.folder.newest()
+        return newest if ckpt_path == LAST else ckpt_path
 
     def _resume(self, name: str, start: FederatedState) -> FederatedState:
         """Load a checkpoint, check that it belongs to this run, and bring the tables back to its time."""
