@@ -194,7 +194,8 @@ class Evaluator:
 
     def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
         batches = self.data.test_batches(indices, self.device)
-        return torch.cat([self.method.features(images, view) for images, _ in batches])
+        kind = next(self.method.parameters()).dtype  # not float32 where Lightning's precision is "true" to another
+        return torch.cat([self.method.features(images.to(kind), view) for images, _ in batches])
 
     def _confusion(self, logits: Tensor, indices: Any) -> Tensor:
         labels = self.data.test_labels.to(self.device)[indices]
