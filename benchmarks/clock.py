@@ -38,7 +38,7 @@ class Clock:
         )
 
     def per_repetition(self) -> tuple[float, float]:
-        """Mean wall and CPU seconds of the repetitions after the first, or of the first if it is the only one."""
+        """Mean wall and CPU seconds of the repetitions after the first, or of a single one."""
         timed = self.ticks[1:] if len(self.ticks) > 2 else self.ticks
         wall, cpu = (timed[-1][i] - timed[0][i] for i in (0, 1))
         return wall / (len(timed) - 1), cpu / (len(timed) - 1)
@@ -54,25 +54,23 @@ def cpu_seconds() -> float:
 
     Without /proc, of this process and of its children that have ended.
     """
-    if Path("/proc/self/stat").exists():
-        return sum(_seconds_below(os.getppid() if "RANK" in os.environ else os.getpid()))
     own = os.times()
-    return own.user + own.system + own.children_user + own.children_system
+    ended = own.children_user + own.children_system
+    return time.process_time() + ended + sum(_others(os.getppid() if "RANK" in os.environ else os.getpid()))
 
 
-def _seconds_below(root: int) -> list[float]:
+def _others(root: int) -> list[float]:
+    """CPU seconds of all processes below ``root``, with those of their ended children, but for this process."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            text = stat.read_text()
+            fields = stat.read_text().rpartition(")")[2].split()
         except OSError:  # it ended meanwhile
             continue
-        fields = text.rpartition(")")[2].split()
         pid = int(stat.parent.name)
-        parents[pid] = int(fields[1])
-        seconds[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    return [seconds[pid] for pid in parents if _descends(pid, root, parents)]
+        parents[pid], seconds[pid] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return [seconds[pid] for pid in parents if pid != os.getpid() and _descends(pid, root, parents)]
 
 
 def _descends(pid: int, root: int, parents: dict[int, int]) -> bool:

@@ -22,9 +22,7 @@ from fedloge.methods.base import Method
 from fedloge.trainer import FederatedTrainer
 
 
-def prepare(
-    folder: Path, kind: Kind, federation: Federation, device: str = "cpu", cifar: str | None = None
-) -> None:
+def prepare(folder: Path, kind: Kind, federation: Federation, device: str = "cpu", cifar: str | None = None) -> None:
     """Write everything that :class:`benchmarks.problem.Problem` reads.
 
     Args:

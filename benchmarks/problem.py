@@ -1,4 +1,4 @@
-"""A workload's inputs as files, so that a contender needs neither fedloge's trainer nor its dependencies to read them."""
+"""A workload's inputs as files: to read them, a contender needs neither fedloge's trainer nor its dependencies."""
 
 from __future__ import annotations
 

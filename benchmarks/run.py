@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.contenders import CONTENDERS, parse
+from benchmarks.contenders import CONTENDERS, UnavailableError, parse
 from benchmarks.prepare import prepare
 from benchmarks.statistics import paired_ratio
+from benchmarks.worker import UNAVAILABLE
 from benchmarks.workloads import WORKLOADS, Comparison, Workload, for_gate, quick
 from fedloge.errors import FedlogeError
 
@@ -33,10 +34,6 @@ FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
 ENVIRONMENTS = FOLDER / ".venvs"
 WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
-
-
-class Skip(Exception):
-    """A contender does not take part, for a reason."""
 
 
 @dataclass
@@ -55,6 +52,7 @@ class Bench:
     pythons: dict[str, Path]
     cifar: str | None = None
     versions: dict[str, Any] = field(default_factory=dict)
+    references: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Write the inputs of timing and gate."""
@@ -62,14 +60,17 @@ class Bench:
         prepare(self.folder / "timed", workload.kind, workload.federation, workload.device, self.cifar)
         prepare(self.folder / "gate", workload.kind, for_gate(workload.federation), workload.device, self.cifar)
 
-    def reference(self) -> dict[str, Any]:
-        """The reference's result on the gate's inputs."""
-        self._work("gate", "reference@1", 1)
-        return self._result()
+    def reference(self, threads: int) -> dict[str, Any]:
+        """The reference's result on the gate's inputs; the number of threads changes it in the last bits."""
+        if threads not in self.references:
+            self._work("gate", f"reference@{threads}", 1)
+            self.references[threads] = self._result()
+        return self.references[threads]
 
-    def gate(self, contender: str, reference: dict[str, Any]) -> dict[str, Any]:
-        """How far a contender's result is from the reference's, and whether that will do."""
-        name, _ = parse(contender)
+    def gate(self, contender: str) -> dict[str, Any]:
+        """How far a contender's result is from the reference's with as many threads, and whether that will do."""
+        name, cores = parse(contender)
+        reference = self.reference(CONTENDERS[name].threads(cores))
         self._work("gate", contender, 1)
         result, partial = self._result(), CONTENDERS[name].compares
         compared = [key for key in reference if key in result]
@@ -105,8 +106,8 @@ class Bench:
         arguments = ["benchmarks.worker", str(self.folder / problem), contender, str(out)]
         command = [*self._python(name, cores), "-m", *arguments, f"--repetitions={repetitions}"]
         done = subprocess.run(command, env=environment(name, cores), capture_output=True, text=True)
-        if done.returncode == 3:
-            raise Skip(done.stderr.strip().splitlines()[-1])
+        if done.returncode == UNAVAILABLE:
+            raise UnavailableError(done.stderr.strip().splitlines()[-1])
         if done.returncode or not out.with_suffix(".json").exists():
             raise RuntimeError(f"{contender} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         report: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
@@ -117,9 +118,12 @@ class Bench:
         contender = CONTENDERS[name]
         python = Path(sys.executable) if contender.peer is None else self.pythons[contender.peer]
         if not python.exists():
-            raise Skip(f"{contender.peer} is not installed: `python -m benchmarks.peers {contender.peer}` does that")
-        ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cores}"] if contender.ranks else []
-        return [str(python), *ranks]
+            raise UnavailableError(
+                f"{contender.peer} is not installed: `python -m benchmarks.peers {contender.peer}` does that"
+            )
+        if not contender.torchrun:
+            return [str(python)]
+        return [str(python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cores}"]
 
     def _result(self) -> dict[str, Any]:
         with np.load(self.folder / "out.npz", allow_pickle=False) as file:
@@ -128,7 +132,7 @@ class Bench:
 
 def environment(name: str, cores: int) -> dict[str, str]:
     """Environment variables of a contender: its number of threads, and this checkout first on the path."""
-    threads = "1" if CONTENDERS[name].ranks else str(cores)
+    threads = str(CONTENDERS[name].threads(cores))
     counts = {f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     path = os.pathsep.join(str(folder) for folder in (FOLDER.parent, FOLDER.parent / "src"))
     kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -147,7 +151,9 @@ def chosen(workload: Workload, against: Sequence[str] | None) -> Workload:
     kept = tuple(c for c in workload.comparisons if c.other is None or names & {c.other, c.other.partition("@")[0]})
     if not kept:
         others = sorted({c.other.partition("@")[0] for c in workload.comparisons if c.other})
-        raise ValueError(f"{workload.name} is not measured against {', '.join(against)}, but against {', '.join(others)}.")
+        raise ValueError(
+            f"{workload.name} is not measured against {', '.join(against)}, but against {', '.join(others)}."
+        )
     return replace(workload, comparisons=kept)
 
 
@@ -157,15 +163,14 @@ def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
     bench.prepare()
     gates: dict[str, Any] = {}
     skipped: dict[str, str] = {}
-    reference = bench.reference()
     for contender in workload.contenders:
         try:
-            gates[contender] = bench.gate(contender, reference)
-        except Skip as reason:
+            gates[contender] = bench.gate(contender)
+        except UnavailableError as reason:
             skipped[contender] = str(reason)
             say(f"{contender} is skipped: {reason}")
             continue
-        say(f"{contender}: differs from the reference by {gates[contender]['difference']:.1e}, {verdict(gates[contender])}")
+        say(f"{contender} {verdict(gates[contender])}")
     timed = [contender for contender in workload.contenders if contender in gates and gates[contender]["passed"]]
     runs = []
     for sweep in range(pairs):
@@ -189,7 +194,7 @@ def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": machine.commit(),
         "machine": machine.machine(),
-        "environment": {**WAIT, "threads": "as many as the cores after @; processes and ranks have one each"},
+        "environment": {**WAIT, "threads": "as many as the cores after @; -processes have one each"},
         "versions": bench.versions,
         "gate": gates,
         "skipped": skipped,
@@ -216,18 +221,19 @@ def compare(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str,
 
 def verdict(gate: dict[str, Any]) -> str:
     """The gate's verdict in words."""
-    return "agreed" if gate["passed"] else f"more than {gate['tolerance']:.0e} or other entries: not timed"
+    differs = f"differs from the reference by {gate['difference']:.1e}"
+    return differs if gate["passed"] else f"{differs}, more than {gate['tolerance']:g} or other entries: not timed"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 where a contender's result was wrong, 2 where the arguments were."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--workload", required=True, choices=WORKLOADS, nargs="+")
-    parser.add_argument("--against", nargs="+", help="opponents, as naive, pfl@4 or serial; default: all of the workload")
-    parser.add_argument("--pairs", type=int, default=8, help="sweeps over all contenders (default 8, at least 7 to keep)")
-    parser.add_argument("--profile", choices=["full", "quick"], default="full", help="quick: tiny, to see that it works")
+    parser.add_argument("--against", nargs="+", help="opponents, as naive, pfl@4 or serial; default: all")
+    parser.add_argument("--pairs", type=int, default=8, help="sweeps over all contenders (8; keep none below 7)")
+    parser.add_argument("--profile", choices=["full", "quick"], default="full", help="quick: tiny, to see it work")
     parser.add_argument("--data", metavar="FOLDER", help="folder of the real CIFAR-10; default: synthetic images")
-    parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="interpreter of a peer's environment")
+    parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="a peer's interpreter")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes")
     options = parser.parse_args(arguments)
     given = dict(entry.split("=", 1) for entry in options.python if "=" in entry)
@@ -249,9 +255,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except FedlogeError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 2
-        result["profile"] = options.profile
+        result |= {"profile": options.profile, "against": options.against}
         options.results.mkdir(parents=True, exist_ok=True)
-        path = options.results / f"{name}-{result['date']}.json"
+        part = f"-{'-'.join(options.against)}" if options.against else ""
+        path = options.results / f"{name}-{result['date']}{part}.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{path}: {len(result['comparisons'])} of {len(workload.comparisons)} comparisons")
         passed &= all(gate["passed"] for gate in result["gate"].values())

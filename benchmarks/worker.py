@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks.clock import Clock
-from benchmarks.contenders import CONTENDERS, parse
+from benchmarks.contenders import CONTENDERS, UnavailableError, parse
 from benchmarks.problem import Arrays, Problem
 
+UNAVAILABLE = 3
 PACKAGES = ("fedloge", "torch", "torchvision", "lightning", "numpy", "pillow", "pfl", "flwr", "ray")
 
 
@@ -36,7 +37,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     name, cores = parse(options.contender)
     contender = CONTENDERS[name]
-    torch.set_num_threads(1 if contender.ranks else cores)
+    torch.set_num_threads(contender.threads(cores))
+    keep_to(cores)
     problem = Problem(options.problem)
     try:
         module: Any = importlib.import_module(f"benchmarks.contenders.{contender.module}")
@@ -44,17 +46,20 @@ def main(arguments: list[str]) -> int:
         result: Arrays = module.run(problem, contender.options, options.repetitions, clock)
         if len(clock.ticks) == 1:  # the reference is not timed
             clock.tick()
-    except ImportError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 3
-    except Exception as error:
-        if type(error).__name__ != "Unavailable":
-            raise
-        print(error, file=sys.stderr)
-        return 3
+    except (ImportError, UnavailableError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return UNAVAILABLE
     if int(os.environ.get("RANK", "0")) == 0:
         write(options.out, clock, result)
     return 0
+
+
+def keep_to(cores: int) -> None:
+    """Use no more than so many cores, this process and all that it starts, where the system can do that."""
+    if hasattr(os, "sched_getaffinity"):
+        usable = sorted(os.sched_getaffinity(0))
+        if cores > 1 and len(usable) > cores:  # one thread needs no fence, and the system may move it
+            os.sched_setaffinity(0, usable[:cores])
 
 
 def write(out: Path, clock: Clock, result: Arrays) -> None:

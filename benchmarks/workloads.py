@@ -89,7 +89,7 @@ class Workload:
         about: One line for tables.
         federation: Data, network and training.
         comparisons: In the order of the tables.
-        repetitions: Timed ones in a process, after one that is not timed; 0 times that first one.
+        repetitions: Timed ones in a process, after one that is not timed.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -114,7 +114,7 @@ class Workload:
 
 
 def for_gate(federation: Federation) -> Federation:
-    """The small federation on which results are compared; without augmentation, so that all can have the same batches."""
+    """The small federation on which results are compared, without augmentation: all have the same batches then."""
     return replace(
         federation,
         per_class=min(federation.per_class, 3 * federation.num_classes, 60),
@@ -135,7 +135,14 @@ def quick(workload: Workload) -> Workload:
 
 
 MINI = Federation(
-    per_class=500, imbalance_factor=20, num_clients=10, depth=8, method="FedAvg", epochs=2, batch_size=16, augment="none"
+    per_class=500,
+    imbalance_factor=20,
+    num_clients=10,
+    depth=8,
+    method="FedAvg",
+    epochs=2,
+    batch_size=16,
+    augment="none",
 )
 FRAME = ("norm_var", "angle_var", "max_cos_error")
 
@@ -214,7 +221,6 @@ WORKLOADS: dict[str, Workload] = {
             "SSE-C for C = 100, d = 512, β = 0.6",
             Federation(num_classes=100, gamma=0.1),
             (Comparison("fedloge-serial@1", "adam@1", at_least=100.0, better=FRAME),),
-            repetitions=0,
         ),
         Workload(
             "gpu-c10",

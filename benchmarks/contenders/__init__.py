@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
+class UnavailableError(Exception):
+    """A contender cannot take part here, for the reason given."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """A way to do a workload.
@@ -18,15 +22,21 @@ class Contender:
         module: Under ``benchmarks.contenders``.
         options: Handed to its ``run``.
         peer: The package that it needs an environment of its own for; None runs in this one.
-        ranks: Whether it runs as one process per core, one thread each.
+        processes: Whether it uses its cores by as many processes of one thread, not by threads.
+        torchrun: Whether torchrun starts these processes.
         compares: What its gate compares where that is not the whole result.
     """
 
     module: str
     options: Mapping[str, str] = field(default_factory=dict)
     peer: str | None = None
-    ranks: bool = False
+    processes: bool = False
+    torchrun: bool = False
     compares: str | None = None
+
+    def threads(self, cores: int) -> int:
+        """Threads of each of its processes."""
+        return 1 if self.processes else cores
 
 
 _PFL = "trainable parameters; pfl averages no BatchNorm statistics, so these are not compared"
@@ -35,13 +45,13 @@ CONTENDERS: dict[str, Contender] = {
     "reference": Contender("reference"),
     "fedloge": Contender("fedloge", {"executor": "auto"}),
     "fedloge-serial": Contender("fedloge", {"executor": "serial"}),
-    "fedloge-processes": Contender("fedloge", {"executor": "processes"}),
-    "fedloge-ray": Contender("fedloge", {"executor": "ray"}),
+    "fedloge-processes": Contender("fedloge", {"executor": "processes"}, processes=True),
+    "fedloge-ray": Contender("fedloge", {"executor": "ray"}, processes=True),
     "naive": Contender("naive"),
     "per-client": Contender("per_client"),
     "adam": Contender("adam"),
     "pfl": Contender("pfl", peer="pfl", compares=_PFL),
-    "pfl-processes": Contender("pfl", peer="pfl", ranks=True, compares=_PFL),
+    "pfl-processes": Contender("pfl", peer="pfl", processes=True, torchrun=True, compares=_PFL),
     "flwr": Contender("flwr", peer="flwr"),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.clock import Clock
+from benchmarks.contenders import UnavailableError
 from benchmarks.contenders.exchanging import drift
 from benchmarks.prepare import build_method, data_module
 from benchmarks.problem import DIM, Arrays, Problem, to_arrays
@@ -23,10 +24,6 @@ from fedloge.methods.base import Method
 from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientUpdate, FederatedState, SharedState
 from fedloge.trainer import FederatedTrainer
-
-
-class Unavailable(Exception):
-    """This contender cannot take part here."""
 
 
 class Ticker(FederatedCallback):
@@ -64,7 +61,7 @@ def rounds(problem: Problem, executor: str, repetitions: int, clock: Clock) -> A
         try:
             trainer.fit(method, datamodule=data)
         except KeyError as error:  # the executors of this version are a dictionary
-            raise Unavailable(f"this fedloge has no executor {executor!r}") from error
+            raise UnavailableError(f"this fedloge has no executor {executor!r}") from error
         state = trainer.folder.load("last")
     arrays = to_arrays({**state.shared.tensors})
     for client, own in enumerate(state.clients):
@@ -114,7 +111,7 @@ def exchanges(problem: Problem, repetitions: int, clock: Clock) -> Arrays:
 def solve(problem: Problem, solver: Any, repetitions: int, clock: Clock) -> Arrays:
     """Solve SSE-C, and report its geometry."""
     federation = problem.federation
-    for _ in range(max(repetitions, 1)):
+    for _ in range(repetitions):
         draw = generator(federation.seed, 0, SERVER, Stream.PREPARE)
         frame = sse_c(federation.num_classes, DIM, gamma=federation.gamma, solver=solver, generator=draw)
         clock.tick()
@@ -134,7 +131,7 @@ def make_trainer(problem: Problem, folder: str, executor: str = "serial", **opti
     """A trainer on as many threads as torch was given.
 
     Raises:
-        Unavailable: If this version of fedloge, or what is installed, does not have the executor.
+        UnavailableError: If this version of fedloge, or what is installed, does not have the executor.
     """
     accelerator = "cuda" if problem.device.type == "cuda" else "cpu"
     try:
@@ -147,7 +144,7 @@ def make_trainer(problem: Problem, folder: str, executor: str = "serial", **opti
             **options,
         )
     except ConfigError as error:
-        raise Unavailable(str(error)) from error
+        raise UnavailableError(str(error)) from error
 
 
 def copied(state: FederatedState) -> FederatedState:

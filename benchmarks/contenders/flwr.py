@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 from benchmarks.clock import Clock
 from benchmarks.contenders.exchanging import drift
 from benchmarks.problem import Arrays, Problem
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
-from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 
 def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: Clock) -> Arrays:

@@ -98,7 +98,7 @@ def rounds(problem: Problem, repetitions: int, clock: Clock) -> Arrays:
 
 def local_training(problem: Problem, model: Any, epochs: Sequence[Iterable[Any]]) -> None:
     """FedAvg: one optimiser. FedLoGe: one each for body, ψ and φ, in turn on every batch."""
-    settings = {"lr": problem.federation.lr, "momentum": problem.federation.momentum}
+    settings: dict[str, Any] = {"lr": problem.federation.lr, "momentum": problem.federation.momentum}
     model.train()
     if problem.federation.method == "FedAvg":
         optimizer = torch.optim.SGD(model.parameters(), **settings)
@@ -186,4 +186,5 @@ def exchanges(problem: Problem, repetitions: int, clock: Clock) -> Arrays:
             states.append(copy.deepcopy(local.state_dict()))
         mean = average(states, problem.sizes)
         clock.tick()
-    return to_arrays(mean)
+    model.load_state_dict(mean)
+    return to_arrays(model.state_dict())

@@ -9,11 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-
-from benchmarks.clock import Clock
-from benchmarks.problem import Arrays, Problem
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.aggregate.weighting import WeightByDatapoints
 from pfl.algorithm.base import NNAlgorithmParams
@@ -26,6 +21,11 @@ from pfl.data.sampling import MinimizeReuseUserSampler
 from pfl.hyperparam.base import NNEvalHyperParams, NNTrainHyperParams
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.clock import Clock
+from benchmarks.problem import Arrays, Problem
 
 
 def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: Clock) -> Arrays:
@@ -84,7 +84,7 @@ class Model(nn.Module):
         return {"accuracy": Weighted(correct, len(labels))}
 
 
-class Ticker(TrainingProcessCallback[Any]):
+class Ticker(TrainingProcessCallback[Any]):  # type: ignore[misc]
     """Ticks the clock after every round; it stands behind the evaluation."""
 
     def __init__(self, clock: Clock) -> None:
@@ -98,7 +98,7 @@ class Ticker(TrainingProcessCallback[Any]):
         return False, Metrics()
 
 
-class Client(PyTorchTensorDataset):
+class Client(PyTorchTensorDataset):  # type: ignore[misc]
     """A client's images; local epochs are shuffled, or come in given orders (pfl's own come in one order always)."""
 
     training_batch: int
@@ -110,7 +110,7 @@ class Client(PyTorchTensorDataset):
             yield from super().iter(batch_size)
             return
         order = self.orders.pop(0) if self.orders else torch.randperm(len(self))
-        for batch in order.split(batch_size):
+        for batch in torch.split(order, batch_size):
             yield [tensor[batch] for tensor in self.raw_data]
 
 

@@ -42,7 +42,7 @@ def one_round(problem: Problem) -> Arrays:
         for epoch in own.to(problem.device):
             for batch in epoch.split(problem.federation.batch_size):
                 optimizer.zero_grad()
-                loss(network, images[batch], labels[batch]).backward()
+                torch.autograd.backward(loss(network, images[batch], labels[batch]))
                 optimizer.step()
         for name, tensor in network.state_dict().items():
             if name.startswith("phi."):
@@ -70,7 +70,7 @@ def evaluation(problem: Problem) -> Arrays:
     classes = problem.federation.num_classes
 
     def answers(head: nn.Module, chosen: Tensor) -> Tensor:
-        return torch.cat([head(network.backbone(images[part])).argmax(1) for part in chosen.split(500)])
+        return torch.cat([head(network.backbone(images[part])).argmax(1) for part in torch.split(chosen, 500)])
 
     generic = answers(network.sse, torch.arange(len(labels)))
     confusion = torch.zeros(classes, classes)

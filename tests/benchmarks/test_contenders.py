@@ -1,0 +1,115 @@
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.clock import Clock
+from benchmarks.contenders import CONTENDERS
+from benchmarks.prepare import prepare
+from benchmarks.problem import Problem
+from benchmarks.workloads import WORKLOADS, for_gate, quick
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    """The gate's inputs of a workload, with the smallest network."""
+
+    def make(name, **changes):
+        folder = tmp_path_factory.mktemp(name)
+        federation = replace(for_gate(quick(WORKLOADS[name]).federation), num_clients=3, **changes)
+        prepare(folder, WORKLOADS[name].kind, federation)
+        return Problem(folder)
+
+    return make
+
+
+def work(problem, name, repetitions=1):
+    module = importlib.import_module(f"benchmarks.contenders.{CONTENDERS[name].module}")
+    clock = Clock()
+    result = module.run(problem, CONTENDERS[name].options, repetitions, clock)
+    assert len(clock.ticks) == 1 + (repetitions if name != "reference" else 0)
+    return {key: value for key, value in result.items() if not key.startswith("details/")}
+
+
+def difference(first, second):
+    assert {*first} ^ {*second} <= {"check/images"}
+    return max(float(np.abs(first[key] - second[key]).max()) for key in {*first} & {*second})
+
+
+@pytest.mark.parametrize("workload", ["cpu-mini", "cpu-r20"])  # FedAvg and FedLoGe
+def test_a_round_is_the_references(problem, workload):
+    inputs = problem(workload)
+    reference = work(inputs, "reference")
+    changed = [
+        key for key in reference if key in inputs.initial and np.any(reference[key] != inputs.initial[key].numpy())
+    ]
+    assert len(changed) > 20
+    for name in ("fedloge-serial", "naive"):
+        assert difference(work(inputs, name), reference) < 1e-5
+
+
+def test_the_gate_sees_another_learning_rate_and_another_order(problem):
+    inputs = problem("cpu-mini")
+    reference = work(inputs, "reference")
+    inputs.federation = replace(inputs.federation, lr=0.0301)
+    assert difference(work(inputs, "naive"), reference) > 1e-5
+    inputs.federation = replace(inputs.federation, lr=0.03, batch_size=4)
+    inputs.orders[0][0] = inputs.orders[0][0].flip(0)
+    assert difference(work(inputs, "naive"), reference) > 1e-5
+
+
+def test_several_rounds_are_timed_with_augmentation(problem):
+    inputs = problem("cpu-r20")
+    inputs.federation = replace(inputs.federation, augment="crop_flip")
+    for name in ("fedloge-serial", "naive"):
+        assert np.isfinite(work(inputs, name, repetitions=2)["psi.weight"]).all()
+
+
+def test_all_evaluations_count_the_same(problem):
+    inputs = problem("eval")
+    reference = work(inputs, "reference")
+    assert reference["confusion"].sum() == len(inputs.data["test_labels"])
+    for name in ("fedloge-serial", "per-client", "naive"):
+        assert difference(work(inputs, name), reference) <= 1
+
+
+def test_every_repetition_of_the_evaluation_computes_features(problem, monkeypatch):
+    inputs = problem("eval")
+    passes = []
+    forward = importlib.import_module("fedloge.models").CifarResNet.forward
+
+    def counted(self, images):
+        passes.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr("fedloge.models.CifarResNet.forward", counted)
+    work(inputs, "fedloge-serial", repetitions=3)
+    assert sum(passes) == 3 * len(inputs.data["test_labels"])
+
+
+def test_all_exchanges_average_the_same(problem):
+    inputs = problem("exchange")
+    reference = work(inputs, "reference")
+    for name in ("fedloge-serial", "naive"):
+        assert difference(work(inputs, name, repetitions=2), reference) < 1e-5
+
+
+def test_frames_have_the_zeros_asked_for(problem):
+    inputs = problem("ssec")
+    assert difference(work(inputs, "fedloge-serial"), work(inputs, "reference")) == 0
+
+
+def test_the_inputs_depend_on_the_seed_alone(problem):
+    first, second = problem("cpu-mini"), problem("cpu-mini")
+    assert first.partition == second.partition
+    assert all(torch.equal(first.initial[name], second.initial[name]) for name in first.initial)
+    for own, orders, again in zip(first.partition["train"], first.orders, second.orders, strict=True):
+        assert torch.equal(orders, again)
+        assert all(sorted(epoch.tolist()) == sorted(own) for epoch in orders)
+    images, labels = first.served
+    plain, same = first.normalised("train")
+    held = sorted(index for own in first.partition["train"] for index in own)
+    torch.testing.assert_close(images[held], plain[held])
+    assert torch.equal(labels, same)
