@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,15 +101,13 @@ def data_module(federation: Federation, data: dict[str, Tensor]) -> FederatedDat
     )
 
 
-def build_method(federation: Federation) -> Method:
-    """fedloge's method with weights drawn from the seed."""
+def build_method(federation: Federation, kind: type[Method] | None = None) -> Method:
+    """fedloge's method, or another kind of it, with weights drawn from the seed."""
     torch.manual_seed(federation.seed)
     backbone = getattr(fedloge.models, federation.backbone)(depth=federation.depth)
-    own = {"gamma": federation.gamma} if federation.method == "FedLoGe" else {}
-    method: Method = getattr(fedloge.methods, federation.method)(
-        backbone, federation.num_classes, lr=federation.lr, momentum=federation.momentum, **own
-    )
-    return method
+    own: dict[str, Any] = {"gamma": federation.gamma} if federation.method == "FedLoGe" else {}
+    kind = kind or getattr(fedloge.methods, federation.method)
+    return kind(backbone, federation.num_classes, lr=federation.lr, momentum=federation.momentum, **own)
 
 
 def initial(federation: Federation, module: FederatedDataModule) -> Arrays:

@@ -136,7 +136,7 @@ def environment(name: str, cores: int) -> dict[str, str]:
     counts = {f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     path = os.pathsep.join(str(folder) for folder in (FOLDER.parent, FOLDER.parent / "src"))
     kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**kept, **WAIT, **counts, "PYTHONPATH": path}
+    return {**kept, **WAIT, **counts, "BENCHMARK_CORES": str(cores), "PYTHONPATH": path}
 
 
 def chosen(workload: Workload, against: Sequence[str] | None) -> Workload:

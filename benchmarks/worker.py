@@ -69,13 +69,22 @@ def write(out: Path, clock: Clock, result: Arrays) -> None:
     report = {
         "wall_s": wall,
         "cpu_s": cpu,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_mib(),
         "threads": torch.get_num_threads(),
         "details": details,
         "versions": {"python": platform.python_version(), **versions()},
     }
     np.savez(f"{out}.npz", **{name: array for name, array in result.items() if not name.startswith("details/")})  # type: ignore[arg-type]
     out.with_suffix(".json").write_text(json.dumps(report))
+
+
+def peak_mib() -> float:
+    """The most memory that this process ever had, MiB; without /proc it may be that of the process that started it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def versions() -> dict[str, str]:

@@ -212,6 +212,7 @@ WORKLOADS: dict[str, Workload] = {
             (
                 Comparison("fedloge-serial@1", "flwr@1", at_least=20.0),
                 Comparison("fedloge-serial@1", "naive@1"),
+                Comparison("fedloge-processes@4", "flwr-simulation@4", at_least=20.0),
             ),
             repetitions=2,
         ),

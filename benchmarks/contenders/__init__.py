@@ -53,6 +53,7 @@ CONTENDERS: dict[str, Contender] = {
     "pfl": Contender("pfl", peer="pfl", compares=_PFL),
     "pfl-processes": Contender("pfl", peer="pfl", processes=True, torchrun=True, compares=_PFL),
     "flwr": Contender("flwr", peer="flwr"),
+    "flwr-simulation": Contender("flwr_simulation", peer="flwr", processes=True),
 }
 
 

@@ -20,9 +20,11 @@ from fedloge.callbacks import FederatedCallback
 from fedloge.errors import ConfigError
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import Evaluation
-from fedloge.methods.base import Method
+from fedloge.executors import ClientTask
+from fedloge.methods import FedAvg
+from fedloge.methods.base import Client, Method
 from fedloge.seeding import SERVER, Stream, generator
-from fedloge.state import ClientUpdate, FederatedState, SharedState
+from fedloge.state import ClientUpdate, FederatedState, SharedState, Tensors
 from fedloge.trainer import FederatedTrainer
 
 
@@ -45,7 +47,8 @@ def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: C
         case "eval":
             return evaluations(problem, repetitions, clock)
         case "exchange":
-            return exchanges(problem, repetitions, clock)
+            parallel = options["executor"] != "serial"
+            return (exchanges_of_executor if parallel else exchanges)(problem, options["executor"], repetitions, clock)
         case "ssec":
             return solve(problem, "alternating", repetitions, clock)
 
@@ -90,8 +93,35 @@ def counts(evaluation: Evaluation) -> Arrays:
     return {"confusion": evaluation.global_confusion.numpy().astype(float), "correct": np.array(correct).round()}
 
 
-def exchanges(problem: Problem, repetitions: int, clock: Clock) -> Arrays:
-    """Load a client, take its update, and average while the updates arrive."""
+class Drifting(FedAvg):
+    """FedAvg whose clients only move what they receive a little."""
+
+    def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:
+        """Load and move; no phase of training follows."""
+        super().begin(client, shared, personal)
+        drift(self, client.id)
+
+
+def exchanges_of_executor(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
+    """The same through an executor and its workers, with what stands for training."""
+    method, data = build(problem, Drifting)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(problem, folder, executor=executor)
+        try:
+            state = trainer.start(method, data)
+        except KeyError as error:
+            raise UnavailableError(f"this fedloge has no executor {executor!r}") from error
+        tasks = [ClientTask(client, 1, ()) for client in range(data.num_clients)]
+        for _ in range(repetitions):
+            results = trainer.executor.run(state.shared, state.clients, tasks)
+            mean = weighted_mean(result.update for result in results)
+            clock.tick()
+        getattr(trainer.executor, "close", lambda: None)()
+    return to_arrays({**mean})
+
+
+def exchanges(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
+    """Load a client, take its update, and average while the updates arrive, in this process."""
     method, _ = build(problem)
     server, client_side = method.shared_state(), method
 
@@ -119,9 +149,9 @@ def solve(problem: Problem, solver: Any, repetitions: int, clock: Clock) -> Arra
     return {"zeros": np.array((frame.weight == 0).sum().item()), **details}
 
 
-def build(problem: Problem) -> tuple[Method, Any]:
-    """The method with the initial weights, and the data."""
-    method = build_method(problem.federation)
+def build(problem: Problem, kind: type[Method] | None = None) -> tuple[Method, Any]:
+    """The method (or another kind of it) with the initial weights, and the data."""
+    method = build_method(problem.federation, kind)
     entries = {name: t for name, t in problem.initial.items() if not name.startswith("personal/")}
     method.load(SharedState(entries), {})
     return method, data_module(problem.federation, problem.data)
