@@ -1,7 +1,7 @@
 """Make the environments that peers need: ``python -m benchmarks.peers pfl flwr``.
 
-Each gets ``benchmarks/.venvs/PEER`` with what ``benchmarks/requirements/PEER.txt`` lists and this checkout of fedloge,
-whose networks and data every contender uses.
+Each gets ``benchmarks/.venvs/PEER`` with what ``benchmarks/requirements/PEER.txt`` lists, a torch of its own included.
+fedloge's networks, which every contender uses, come from this checkout and need nothing more.
 """
 
 from __future__ import annotations

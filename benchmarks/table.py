@@ -75,9 +75,11 @@ def measured(result: dict[str, Any]) -> list[str]:
     wrong = [name for name, gate in result["gate"].items() if not gate["passed"]]
     lines += [f"Not timed, because its result differed from the reference's: {name}." for name in wrong]
     worst = max((gate["difference"] for gate in result["gate"].values() if gate["passed"]), default=0.0)
-    partial = {gate["compares"] for gate in result["gate"].values() if "not compared" in gate["compares"]}
-    note = "".join(f" Of pfl: {text}." for text in sorted(partial))
-    return [*lines, f"Largest difference from the reference: {worst:.1e}.{note}", "", *details(result)]
+    partial = [
+        f"of {name} without {', '.join(gate['without'])}" for name, gate in result["gate"].items() if gate["without"]
+    ]
+    note = f" ({'; '.join(partial)})" if partial else ""
+    return [*lines, f"Largest difference from the reference{note}: {worst:.1e}.", "", *details(result)]
 
 
 def details(result: dict[str, Any]) -> list[str]:

@@ -19,7 +19,8 @@ class Federation:
 
     Args:
         per_class: Training images of the largest class; the others have fewer, down to a share of 1/IF.
-        test_per_class: Test images of every class.
+        test_per_class: Test images of every class; 80 to 1000 training images, IF 100 and E = 2 make testing as large a
+            part of a round as in the paper's setting (1000 to 5000, E = 5).
         imbalance_factor: IF.
         num_classes: C.
         num_clients: K, split by Dirichlet(α).
@@ -40,7 +41,7 @@ class Federation:
     """
 
     per_class: int = 1000
-    test_per_class: int = 200
+    test_per_class: int = 80
     imbalance_factor: float = 100.0
     num_classes: int = 10
     num_clients: int = 40
@@ -136,6 +137,7 @@ def quick(workload: Workload) -> Workload:
 
 MINI = Federation(
     per_class=500,
+    test_per_class=100,
     imbalance_factor=20,
     num_clients=10,
     depth=8,
@@ -181,7 +183,7 @@ WORKLOADS: dict[str, Workload] = {
             "round of FedLoGe: ResNet-18, 8 clients, batch 8, 1 epoch",
             Federation(
                 per_class=100,
-                test_per_class=20,
+                test_per_class=10,
                 imbalance_factor=10,
                 num_clients=8,
                 backbone="ResNet",

@@ -24,7 +24,7 @@ class Contender:
         peer: The package that it needs an environment of its own for; None runs in this one.
         processes: Whether it uses its cores by as many processes of one thread, not by threads.
         torchrun: Whether torchrun starts these processes.
-        compares: What its gate compares where that is not the whole result.
+        lacks: Endings of the names of the entries that it does not compute; the gate leaves them out, and says so.
     """
 
     module: str
@@ -32,14 +32,15 @@ class Contender:
     peer: str | None = None
     processes: bool = False
     torchrun: bool = False
-    compares: str | None = None
+    lacks: tuple[str, ...] = ()
 
     def threads(self, cores: int) -> int:
         """Threads of each of its processes."""
         return 1 if self.processes else cores
 
 
-_PFL = "trainable parameters; pfl averages no BatchNorm statistics, so these are not compared"
+_STATISTICS = ("running_mean", "running_var")
+"""Of BatchNorm, which pfl does not average."""
 
 CONTENDERS: dict[str, Contender] = {
     "reference": Contender("reference"),
@@ -50,8 +51,8 @@ CONTENDERS: dict[str, Contender] = {
     "naive": Contender("naive"),
     "per-client": Contender("per_client"),
     "adam": Contender("adam"),
-    "pfl": Contender("pfl", peer="pfl", compares=_PFL),
-    "pfl-processes": Contender("pfl", peer="pfl", processes=True, torchrun=True, compares=_PFL),
+    "pfl": Contender("pfl", peer="pfl", lacks=_STATISTICS),
+    "pfl-processes": Contender("pfl", peer="pfl", processes=True, torchrun=True, lacks=_STATISTICS),
     "flwr": Contender("flwr", peer="flwr"),
     "flwr-simulation": Contender("flwr_simulation", peer="flwr", processes=True),
 }

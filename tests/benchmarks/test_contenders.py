@@ -1,4 +1,6 @@
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -6,9 +8,11 @@ import pytest
 import torch
 
 from benchmarks.clock import Clock
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import CONTENDERS, UnavailableError
+from benchmarks.contenders.fedloge import exchanges_of_executor
 from benchmarks.prepare import prepare
 from benchmarks.problem import Problem
+from benchmarks.run import environment
 from benchmarks.workloads import WORKLOADS, for_gate, quick
 
 
@@ -94,6 +98,30 @@ def test_all_exchanges_average_the_same(problem):
     reference = work(inputs, "reference")
     for name in ("fedloge-serial", "naive"):
         assert difference(work(inputs, name, repetitions=2), reference) < 1e-5
+
+
+def test_an_executor_exchanges_the_same(problem):
+    inputs = problem("exchange")
+    result = exchanges_of_executor(inputs, "serial", 2, Clock())
+    assert difference(result, work(inputs, "reference")) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["cpu-r20", "exchange"])
+def test_processes_compute_the_same(problem, workload):
+    inputs = problem(workload)
+    try:
+        result = work(inputs, "fedloge-processes")
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
+    assert difference(result, work(inputs, "reference")) < 1e-5
+
+
+def test_the_networks_need_no_more_than_torch():
+    blocked = ["lightning", "jsonargparse", "sklearn", "safetensors", "torchmetrics", "yaml", "wandb"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import benchmarks.contenders.naive"
+    done = subprocess.run([sys.executable, "-c", code], env=environment("naive", 1), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_frames_have_the_zeros_asked_for(problem):

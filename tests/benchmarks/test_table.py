@@ -27,7 +27,7 @@ def result(**changes):
         "pairs": 8,
         "machine": {"processor": "abacus", "cores": 4, "memory_gib": 8, "gpu": None},
         "versions": {"fedloge-processes": {"torch": "2"}, "pfl": {"torch": "2", "pfl": "1"}},
-        "gate": {"pfl@4": {"passed": True, "difference": 1e-7, "compares": "parameters; the rest is not compared"}},
+        "gate": {"pfl@4": {"passed": True, "difference": 1e-7, "without": ["running_var"]}},
         "skipped": {"pfl-processes@4": "pfl is not installed"},
         "runs": [{"contender": "pfl@4", "others_cores": 0.25, "details": {}}],
         "comparisons": [{**entry, "cpu_ratio": 1.0, "met": True}],
@@ -64,7 +64,7 @@ def test_a_result_in_the_table(tmp_path):
     assert "| fedloge-processes@4 | pfl@4 | 2 | 3 | 1.50 | 1.40 to 1.60 | 1.00 |" in text
     assert "2030-01-02, commit abc, abacus, 4 cores, 8 GiB, synthetic images, 8 pairs" in text
     assert "Not measured: pfl-processes@4, pfl is not installed." in text
-    assert "parameters; the rest is not compared" in text
+    assert "Largest difference from the reference (of pfl@4 without running_var): 1.0e-07." in text
 
 
 def test_an_exchange_tells_its_memory(tmp_path):
