@@ -159,9 +159,11 @@ WORKLOADS: dict[str, Workload] = {
             (
                 Comparison("fedloge-serial@1", "naive@1"),
                 Comparison("fedloge-serial@1", "pfl@1"),
+                Comparison("fedloge-processes@4", "naive@1"),
                 Comparison("fedloge-processes@4", "naive@4"),
+                Comparison("fedloge-processes@4", "pfl@1", at_least=1.2),
                 Comparison("fedloge-processes@4", "pfl@4", at_least=1.2),
-                Comparison("fedloge-processes@4", "pfl-processes@4"),
+                Comparison("fedloge-processes@4", "pfl-processes@4", at_least=1.2),
             ),
             repetitions=2,
         ),
@@ -172,6 +174,7 @@ WORKLOADS: dict[str, Workload] = {
             Federation(),
             (
                 Comparison("fedloge-serial@1", "naive@1"),
+                Comparison("fedloge-processes@4", "naive@1", at_least=2.0),
                 Comparison("fedloge-processes@4", "naive@4", at_least=2.0),
                 Comparison("fedloge-processes@4", "fedloge-serial@4", at_least=2.0),
                 Comparison("fedloge-processes@4", "fedloge-serial@1", at_least=3.5),

@@ -10,10 +10,13 @@ import torch
 from benchmarks.clock import Clock
 from benchmarks.contenders import CONTENDERS, UnavailableError
 from benchmarks.contenders.fedloge import exchanges_of_executor
-from benchmarks.prepare import prepare
+from benchmarks.prepare import prepare, real
 from benchmarks.problem import Problem
 from benchmarks.run import environment
-from benchmarks.workloads import WORKLOADS, for_gate, quick
+from benchmarks.workloads import WORKLOADS, Federation, for_gate, quick
+from fedloge.data.images import TensorImages
+from fedloge.data.sources.base import Dataset
+from fedloge.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,18 @@ def test_the_networks_need_no_more_than_torch():
 def test_frames_have_the_zeros_asked_for(problem):
     inputs = problem("ssec")
     assert difference(work(inputs, "fedloge-serial"), work(inputs, "reference")) == 0
+
+
+def test_real_images_are_the_first_of_every_class(monkeypatch):
+    labels = torch.arange(10).repeat(4)
+    images = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32)
+    dataset = Dataset(TensorImages(images), labels, TensorImages(images), labels)
+    monkeypatch.setattr("benchmarks.prepare.CIFAR10.load", lambda self: dataset)
+    data = real(Federation(per_class=3, test_per_class=2), "folder")
+    assert data["train_images"][:4, 0, 0, 0].tolist() == [0, 10, 20, 1]
+    assert data["test_labels"].tolist() == sorted([*range(10)] * 2)
+    with pytest.raises(DataError, match="has 4 train images of a class, and the workload wants 5"):
+        real(Federation(per_class=5), "folder")
 
 
 def test_the_inputs_depend_on_the_seed_alone(problem):
