@@ -31,11 +31,13 @@ class Clock:
     def paused(self) -> Iterator[None]:
         """What this process does inside is not measured."""
         wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self._paused = (
-            self._paused[0] + time.perf_counter() - wall,
-            self._paused[1] + time.process_time() - cpu,
-        )
+        try:
+            yield
+        finally:
+            self._paused = (
+                self._paused[0] + time.perf_counter() - wall,
+                self._paused[1] + time.process_time() - cpu,
+            )
 
     def per_repetition(self) -> tuple[float, float]:
         """Mean wall and CPU seconds of the repetitions after the first, or of a single one."""
@@ -46,7 +48,9 @@ class Clock:
     def _now(self) -> tuple[float, float]:
         if self._cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - self._paused[0], cpu_seconds() - self._paused[1]
+        wall, cpu = self._paused
+        with self.paused():  # looking through all processes takes some milliseconds
+            return time.perf_counter() - wall, cpu_seconds() - cpu
 
 
 def cpu_seconds() -> float:

@@ -76,18 +76,19 @@ def test_targets_are_met_or_not(comparison, met):
 
 
 def test_the_clock_leaves_out_the_warm_up_and_what_is_paused(monkeypatch):
-    now = iter([0.0, 10.0, 13.0, 14.0, 20.0])
+    start, warm_up, paused, work = (0, 0, 0), (10, 10, 12), (13, 14), (20, 20, 25)
+    now = iter([*start, *warm_up, *paused, *work])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     clock = Clock()
-    clock.tick()
-    with clock.paused():  # 13 to 14
+    clock.tick()  # looks at the processes until 12
+    with clock.paused():
         pass
     clock.tick()
-    assert clock.per_repetition()[0] == 20 - 10 - 1
+    assert clock.per_repetition()[0] == 20 - 12 - 1
 
 
 def test_the_first_repetition_counts_where_it_is_the_only_one(monkeypatch):
-    now = iter([1.0, 4.0])
+    now = iter([1, 1, 1, 4, 4, 4])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     clock = Clock()
     clock.tick()
