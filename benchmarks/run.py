@@ -205,17 +205,16 @@ def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
 def compare(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the runs say of a comparison, and whether its target is met."""
     ours = [run for run in runs if run["contender"] == comparison.ours]
-    seconds = median(run["wall_s"] for run in ours)
-    result: dict[str, Any] = {**asdict(comparison), "ours_s": seconds, "ours_cpu_s": median(r["cpu_s"] for r in ours)}
-    met = [seconds <= comparison.at_most] if comparison.at_most is not None else []
+    result: dict[str, Any] = asdict(comparison)
+    result |= {"ours_s": median(r["wall_s"] for r in ours), "ours_cpu_s": median(r["cpu_s"] for r in ours)}
     if comparison.other is not None:
         others = [run for run in runs if run["contender"] == comparison.other]
         wall, cpu = (paired_ratio([r[k] for r in others], [r[k] for r in ours]) for k in ("wall_s", "cpu_s"))
         result |= {"other_s": median(r["wall_s"] for r in others), "other_cpu_s": median(r["cpu_s"] for r in others)}
         result |= {"ratio": wall.median, "low": wall.low, "high": wall.high, "cpu_ratio": cpu.median}
-        met += [wall.median >= comparison.at_least] if comparison.at_least is not None else []
-        met += [ours[0]["details"][name] <= others[0]["details"][name] for name in comparison.better]
-    return {**result, "met": all(met) if met else None}
+        theirs = others[0]["details"]
+        result["worse"] = [name for name, value in ours[0]["details"].items() if value > theirs[name]]
+    return {**result, "met": comparison.met_by(result)}
 
 
 def verdict(gate: dict[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["round", "eval", "exchange", "ssec"]
 
@@ -78,6 +79,17 @@ class Comparison:
     at_least: float | None = None
     at_most: float | None = None
     better: tuple[str, ...] = ()
+
+    def met_by(self, entry: Mapping[str, Any]) -> bool | None:
+        """Whether the ``ours_s``, ``ratio`` and ``worse`` details of a result meet the target; None without one."""
+        met = []
+        if self.at_most is not None:
+            met.append(entry["ours_s"] <= self.at_most)
+        if self.at_least is not None:
+            met.append(entry["ratio"] >= self.at_least)
+        if self.better:
+            met.append(not {*self.better} & {*entry["worse"]})
+        return all(met) if met else None
 
 
 @dataclass(frozen=True)
