@@ -104,7 +104,9 @@ class Bench:
             out.with_suffix(suffix).unlink(missing_ok=True)
         arguments = ["benchmarks.worker", str(self.folder / problem), contender, str(out)]
         command = [*self._python(name, cores), "-m", *arguments, f"--repetitions={repetitions}"]
-        done = subprocess.run(command, env=environment(name, cores), capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environment(name, cores, self.workload.device), capture_output=True, text=True
+        )
         if done.returncode == UNAVAILABLE:
             raise UnavailableError(done.stderr.strip().splitlines()[-1])
         if done.returncode or not out.with_suffix(".json").exists():
@@ -129,13 +131,14 @@ class Bench:
             return dict(file)
 
 
-def environment(name: str, cores: int) -> dict[str, str]:
-    """Environment variables of a contender: its number of threads, and this checkout first on the path."""
+def environment(name: str, cores: int, device: str = "cpu") -> dict[str, str]:
+    """Environment variables of a contender: its threads, no graphics device unless asked for, this checkout first."""
     threads = str(CONTENDERS[name].threads(cores))
     counts = {f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
     path = os.pathsep.join(str(folder) for folder in (FOLDER.parent, FOLDER.parent / "src"))
     kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return {**kept, **WAIT, **counts, "BENCHMARK_CORES": str(cores), "PYTHONPATH": path}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return {**kept, **WAIT, **counts, **hidden, "BENCHMARK_CORES": str(cores), "PYTHONPATH": path}
 
 
 def chosen(workload: Workload, against: Sequence[str] | None) -> Workload:
@@ -234,9 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="a peer's interpreter")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes")
     options = parser.parse_args(arguments)
-    given = dict(entry.split("=", 1) for entry in options.python if "=" in entry)
-    peers = {contender.peer for contender in CONTENDERS.values() if contender.peer}
-    pythons = {peer: Path(given.get(peer, ENVIRONMENTS / peer / "bin" / "python")) for peer in peers}
+    try:
+        pythons = interpreters(options.python)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     passed = True
     for name in options.workload:
         try:
@@ -255,12 +260,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 2
         result |= {"profile": options.profile, "against": options.against}
         options.results.mkdir(parents=True, exist_ok=True)
-        part = f"-{'-'.join(options.against)}" if options.against else ""
-        path = options.results / f"{name}-{result['date']}{part}.json"
+        part = [*(options.against or ()), *(["quick"] if options.profile == "quick" else [])]
+        path = options.results / f"{'-'.join([name, result['date'], *part])}.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(f"{path}: {len(result['comparisons'])} of {len(workload.comparisons)} comparisons")
         passed &= all(gate["passed"] for gate in result["gate"].values())
     return 0 if passed else 1
+
+
+def interpreters(given: Sequence[str]) -> dict[str, Path]:
+    """The interpreter of every peer, as given or where :mod:`benchmarks.peers` puts it.
+
+    Raises:
+        ValueError: If an entry is not ``PEER=PATH``, or there is no such peer.
+    """
+    peers = sorted({contender.peer for contender in CONTENDERS.values() if contender.peer})
+    pythons = {peer: ENVIRONMENTS / peer / "bin" / "python" for peer in peers}
+    for entry in given:
+        peer, _, path = entry.partition("=")
+        if peer not in pythons or not path:
+            raise ValueError(f"--python {entry} is not PEER=PATH with a peer of: {', '.join(peers)}.")
+        pythons[peer] = Path(path)
+    return pythons
 
 
 def check(workload: Workload, cifar: str | None) -> None:

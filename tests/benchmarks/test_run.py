@@ -152,6 +152,12 @@ def test_a_missing_peer_says_how_to_install_it(tmp_path):
         bench.measure("pfl@1")
 
 
+def test_workloads_on_the_cpu_see_no_other_device(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert environment("pfl", 1)["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment("fedloge", 1, "cuda")["CUDA_VISIBLE_DEVICES"] == "3"
+
+
 def test_threads_are_the_cores_unless_processes_take_them():
     assert environment("naive", 4)["OMP_NUM_THREADS"] == environment("pfl", 4)["MKL_NUM_THREADS"] == "4"
     for name in ("fedloge-processes", "pfl-processes"):
@@ -163,6 +169,12 @@ def test_threads_are_the_cores_unless_processes_take_them():
 def test_gpu_workloads_need_a_gpu(capsys):
     assert main(["--workload", "gpu-c10"]) == 2
     assert "gpu-c10 needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["pfl", "pfl=", "nobody=/usr/bin/python"])
+def test_interpreters_must_be_a_peers(entry, capsys):
+    assert main(["--workload", "exchange", "--python", entry]) == 2
+    assert f"--python {entry} is not PEER=PATH with a peer of: flwr, pfl." in capsys.readouterr().err
 
 
 def test_real_data_that_are_not_there(tmp_path, capsys):
@@ -190,11 +202,11 @@ def test_contenders_take_turns(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_command_leaves_a_result(tmp_path, monkeypatch):
     monkeypatch.setitem(WORKLOADS, "cpu-mini", PAIR)
-    command = ["--workload", "cpu-mini", "--against", "naive@1", "--profile", "quick", "--pairs", "1"]
+    command = ["--workload", "cpu-mini", "--against", "naive", "--profile", "quick", "--pairs", "1"]
     assert main([*command, "--results", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*.json")
     result = json.loads(path.read_text())
-    assert path.name == f"cpu-mini-{result['date']}-naive@1.json"
+    assert path.name == f"cpu-mini-{result['date']}-naive-quick.json"
     assert result["profile"] == "quick"
     assert {"commit", "machine", "versions", "environment", "federation", "data"} <= result.keys()
     assert {"processor", "cores", "gpu"} <= result["machine"].keys()
