@@ -31,7 +31,7 @@ class Federation:
         method: ``FedAvg`` or ``FedLoGe``.
         epochs: E, local epochs.
         batch_size: Of local training.
-        eval_batch_size: Of testing, by everybody; on a CPU core ResNet-20 does 500 at once at two thirds of the speed of 100.
+        eval_batch_size: Of testing, by everybody; a CPU core tests ResNet-20 faster 100 at a time than 500.
         augment: Of training images.
         lr: Of local SGD.
         momentum: Of local SGD.
