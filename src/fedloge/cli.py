@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from fedloge.errors import FedlogeError
 
@@ -85,11 +86,13 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     from fedloge.config import SaveConfig, build
     from fedloge.progress import RunProgress
     from fedloge.report.write import WriteReport
+    from fedloge.tracking import agent_options
 
-    cli = build(args)
+    cli = build([*args, *agent_options(args)])
     progress = RunProgress()
-    callbacks = [SaveConfig(cli.resolved()), progress, *([WriteReport()] if cli.config.report else [])]
-    cli.trainer.callbacks += callbacks  # type: ignore[attr-defined]
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.insert(0, SaveConfig(cli.resolved()))  # loggers read the saved configuration
+    callbacks += [progress, *([WriteReport()] if cli.config.report else [])]
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     finally:
