@@ -21,6 +21,7 @@ verbs:
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
   compare --config FILE                        methods x seeds under the same conditions, and their table
+  sweep FILE [--jobs=4 ...]                    the runs of a W&B sweep file, here; their table and heat map
   report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
   partition --config FILE [--output x.png]     show how the clients would share the data, without training
   doctor                                       versions, devices, and what is missing
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "test": test,
         "realign": realign,
         "compare": compare,
+        "sweep": sweep,
         "report": report,
         "partition": partition,
         "doctor": doctor,
@@ -166,6 +168,43 @@ def compare(args: Sequence[str]) -> int:
     for cell in failed:
         print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
     print(f"everything is in {path.parent}")
+    return 1 if failed else 0
+
+
+def sweep(args: Sequence[str]) -> int:
+    """``fedloge sweep``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge sweep",
+        description="Run a W&B sweep file on this machine, without a server: grid or random. Runs that are done are "
+        "skipped: the same command goes on where it was interrupted.",
+        epilog="Options of `fedloge fit` (--trainer.rounds=2) go to all runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="for example configs/sweeps/gamma_beta.yaml")
+    parser.add_argument("--output_dir", help="where everything goes (runs/<name of the file>)")
+    parser.add_argument("--jobs", type=int, help="runs at once; one per core by default")
+    parser.add_argument("--runs", type=int, dest="run_cap", help="runs at most; the file's run_cap by default")
+    parser.add_argument("--seed", type=int, help="of random draws (0)")
+    known, overrides = parser.parse_known_args(args)
+    settings = vars(known)
+    file = settings.pop("file")
+
+    from rich.console import Console
+
+    from fedloge.report.live import CellProgress
+    from fedloge.report.sweep import best_note, sweep_table, write_sweep
+    from fedloge.sweep import load_sweep
+
+    plan = load_sweep(file, overrides, **settings)
+    with CellProgress(rows="setting") as progress:
+        cells = plan.run(progress.update)
+    rows = write_sweep(plan, cells)
+    Console().print(sweep_table(rows))
+    print(best_note(plan, rows))
+    failed = [cell for cell in cells if cell.error]
+    for cell in failed:
+        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+    print(f"everything is in {plan.output_dir}")
     return 1 if failed else 0
 
 
