@@ -22,6 +22,9 @@ verbs:
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
   compare --config FILE                        methods x seeds under the same conditions, and their table
   sweep FILE [--jobs=4 ...]                    the runs of a W&B sweep file, here; their table and heat map
+  predict RUN [--client K] IMAGES...           classes of images, by the generic or a client's model
+  export RUN [--client K|all] --output DIR     the models as safetensors, ONNX or TorchScript
+  new-client RUN DATA [--output DIR]           a personal model for a client that never took part
   report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
   partition --config FILE [--output x.png]     show how the clients would share the data, without training
   doctor                                       versions, devices, and what is missing
@@ -50,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "realign": realign,
         "compare": compare,
         "sweep": sweep,
+        "predict": predict,
+        "export": export,
+        "new-client": new_client,
         "report": report,
         "partition": partition,
         "doctor": doctor,
@@ -206,6 +212,62 @@ def sweep(args: Sequence[str]) -> int:
         print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
     print(f"everything is in {plan.output_dir}")
     return 1 if failed else 0
+
+
+def predict(args: Sequence[str]) -> int:
+    """``fedloge predict``."""
+    parser = _parser("predict", "Classes and probabilities of images, by one of a run's models.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
+    parser.add_argument("--client", metavar="K", help="a client's number, or a new client's folder; else the generic")
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.use.models import load_finished
+    from fedloge.use.predict import predict_images, print_predictions
+
+    run = load_finished(known.run, overrides)
+    predictions = list(predict_images(run, known.images, known.client, known.convert))
+    print_predictions(predictions, run.data.source.class_names, known.format)
+    return 0
+
+
+def export(args: Sequence[str]) -> int:
+    """``fedloge export``."""
+    parser = _parser("export", "A run's models for use elsewhere: one body, and a small head for each model.")
+    parser.add_argument("--client", metavar="K", help="a client's number or folder, or all; else the generic model")
+    parser.add_argument("--format", choices=["safetensors", "onnx", "torchscript"], default="safetensors")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.use.export import export_models
+    from fedloge.use.models import load_finished
+
+    files = export_models(load_finished(known.run, overrides), known.client, known.format, known.output)
+    for file in files:
+        print(f"{file.stat().st_size:>12,} bytes  {file}")
+    return 0
+
+
+def new_client(args: Sequence[str]) -> int:
+    """``fedloge new-client``."""
+    parser = _parser("new-client", "A personal model for a client that never took part, from its images.")
+    parser.add_argument("data", metavar="DATA", help="a folder with its images: DATA/<class>/*")
+    parser.add_argument("--output", metavar="DIR", help="where its model goes (RUN/new_clients/<name of DATA>)")
+    parser.add_argument("--epochs", type=int, default=100, help="(100) of what it trains of its own on the frozen body")
+    parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.use.models import load_finished
+    from fedloge.use.new_client import add_client
+
+    run = load_finished(known.run, overrides)
+    folder, about = add_client(run, known.data, known.output, known.epochs, known.convert)
+    accuracies = ", ".join(f"{kind} {100 * value:.1f} %" for kind, value in about["accuracy"].items())
+    print(f"{about['images']} images of {len(about['class_counts'])} classes; trained: {about['trained']}")
+    print(f"accuracy on these images, which it was trained on: {accuracies}")
+    print(f"its model is in {folder}: fedloge predict {known.run} --client {folder} IMAGES...")
+    return 0
 
 
 def report(args: Sequence[str]) -> int:
