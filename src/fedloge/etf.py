@@ -224,7 +224,8 @@ def solve_alternating(
     """
     weight = functional.normalize(start.double() * mask)
     for _ in range(max_iterations):
-        if geometry(weight).max_cos_error < tolerance:
+        errors = (weight @ weight.T + 1 / (len(weight) - 1)).fill_diagonal_(0)
+        if errors.abs().max() < tolerance:
             break
         weight = functional.normalize(_nearest_etf(weight) * mask)
     return gamma * weight
@@ -259,10 +260,14 @@ def solve_closest(start: Tensor, mask: Tensor, gamma: float, steps: int = 1000, 
 
 
 def _nearest_etf(weight: Tensor) -> Tensor:
+    """√(C/(C-1)) times the polar factor, (M Mᵀ)^(-1/2) M of the centred M: by C x C matrices, not an SVD of C x d."""
     num_classes = len(weight)
-    u, _, vt = torch.linalg.svd(weight - weight.mean(0), full_matrices=False)
-    rank = num_classes - 1
-    nearest: Tensor = math.sqrt(num_classes / rank) * u[:, :rank] @ vt[:rank]
+    centred = weight - weight.mean(0)
+    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    basis = vectors[:, 1:]  # without the ones vector, which centring has brought to zero
+    nearest: Tensor = (
+        math.sqrt(num_classes / (num_classes - 1)) * (basis / values[1:].clamp(min=1e-30).sqrt()) @ (basis.T @ centred)
+    )
     return nearest
 
 

@@ -22,7 +22,7 @@ from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, make_executor
+from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
 from fedloge.executors.base import quiet_lightning
 from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
@@ -256,9 +256,9 @@ class FederatedTrainer(Trainer):
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
         self.executor = make_executor(self.asked_executor, self._work(), self.strategy.root_device)
         self.executor.start(method, data, self.local_settings)
-        self.evaluator = Evaluator(
-            method, data, self.population, self.mask_absent, self.shot_rule, self.strategy.root_device
-        )
+        workers = self.executor.workers if isinstance(self.executor, Processes) else 1  # they wait meanwhile
+        threads, device = max(workers, self.local_settings.threads), self.strategy.root_device
+        self.evaluator = Evaluator(method, data, self.population, self.mask_absent, self.shot_rule, device, threads)
 
     def _work(self) -> float:
         """How much there is to train: passes of an image through the network, times its parameters."""

@@ -60,7 +60,7 @@ class FederatedDataModule(LightningDataModule):
         seed: int = 3407,
         auxiliary: int = 0,
         partition_file: str | None = None,
-        eval_batch_size: int = 500,
+        eval_batch_size: int = 100,
     ) -> None:
         super().__init__()
         check_split(scheme, num_clients, alpha, min_samples)

@@ -116,6 +116,7 @@ class Evaluator:
             This is privileged knowledge that baselines usually do not use, so it is off by default.
         shot_rule: How classes are grouped.
         device: Where to compute.
+        threads: Of torch on the CPU; forward passes give the same whatever their number.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class Evaluator:
         mask_absent: MaskAbsent = "off",
         shot_rule: ShotRule = "mass",
         device: torch.device | None = None,
+        threads: int = 1,
     ) -> None:
+        self.threads = threads
         self.method, self.data, self.population = method, data, population
         self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
         self.groups = tuple(shots(data.class_counts, shot_rule))
@@ -195,7 +198,12 @@ class Evaluator:
     def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
         batches = self.data.test_batches(indices, self.device)
         kind = next(self.method.parameters()).dtype  # not float32 where Lightning's precision is "true" to another
-        return torch.cat([self.method.features(images.to(kind), view) for images, _ in batches])
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            return torch.cat([self.method.features(images.to(kind), view) for images, _ in batches])
+        finally:
+            torch.set_num_threads(before)
 
     def _confusion(self, logits: Tensor, indices: Any) -> Tensor:
         labels = self.data.test_labels.to(self.device)[indices]
