@@ -28,6 +28,6 @@ def download(tensors: Tensors) -> dict[str, Tensor]:
         flat = torch.cat([tensor.reshape(-1) for tensor in group.values()])
         if flat.is_cuda:
             flat = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True).copy_(flat, non_blocking=True)
-        parts = flat.split([tensor.numel() for tensor in group.values()])
+        parts = torch.split(flat, [tensor.numel() for tensor in group.values()])
         copies |= {name: part.view(group[name].shape) for name, part in zip(group, parts, strict=True)}
     return {name: copies[name] for name in tensors}

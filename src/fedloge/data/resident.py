@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import augment, join, rescale, scale_and_shift
+from fedloge.data.augment import Draws, augment, join, rescale, scale_and_shift
 from fedloge.data.images import TensorImages
 from fedloge.data.loader import Batch, BatchLoader, InOrder
 from fedloge.devices import upload
@@ -20,8 +20,8 @@ PAGE_BYTES = 2**25
 class Resident:
     """Images and labels on a device, served there.
 
-    Images in memory are copied once, as uint8, unless they would take more than half of what the device has free; those,
-    and images in files, are gathered on the host page by page.
+    Images in memory are copied once, as uint8, unless they would take more than half of what the device has free;
+    those, and images in files, are gathered on the host page by page.
 
     Args:
         loader: Of any client: it says which images, and how they are served.
@@ -32,9 +32,9 @@ class Resident:
         self.device, self.serving, self.images = device, loader.serving, loader.images
         first = loader.images.gather(loader.indices[:1])
         self.shape = first.shape[1:]
-        self.here = isinstance(loader.images, TensorImages) and fits(loader.images.images, device)
-        if self.here:
-            self.images = TensorImages(loader.images.images.to(device))
+        self.here = False
+        if isinstance(loader.images, TensorImages) and fits(loader.images.images, device):
+            self.here, self.images = True, TensorImages(loader.images.images.to(device))
         self.labels = loader.labels.to(device)
         self._scaling = scale_and_shift(tuple(self.serving.mean), tuple(self.serving.std), device)
         size = self.serving.batch_size
@@ -49,7 +49,7 @@ class Resident:
         for start in range(0, len(batches), step):
             indices = torch.cat(list(batches[start : start + step]))
             drawn = join(draws[start : start + step])
-            drawn = drawn._make(None if part is None else upload(part, self.device) for part in drawn)
+            drawn = Draws(*(None if part is None else upload(part, self.device) for part in drawn))
             there = upload(indices, self.device)
             images = upload(self.images.gather(there if self.here else indices), self.device)
             yield augment(images, drawn), self.labels[there]

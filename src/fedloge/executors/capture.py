@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedloge.methods.base import Method
+from fedloge.methods.base import Client, Method
 
 aten: Any = torch.ops.aten
 READS = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks on while a method does a step, for what a graph would freeze or cannot hold.
 
     A graph repeats the work on the device and nothing else. So a step must not read values back (a branch on a
@@ -26,19 +26,19 @@ class Watch(TorchDispatchMode):
     """
 
     def __init__(self, method: Method) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.obstacle: str | None = None
         self._method, self._client = method, method.client
 
     def __enter__(self) -> Watch:
         self._random, self._attributes = _random_state(self._method.device), _attributes(self._method)
-        object.__setattr__(self._method, "client", _Watched(self))
-        super().__enter__()
+        self._method.client = cast(Client, _Watched(self))
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        object.__setattr__(self._method, "client", self._client)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._method.client = self._client
         if not all(map(torch.equal, self._random, _random_state(self._method.device))):
             self.tell("draws random numbers")
         for name, value in _attributes(self._method).items():

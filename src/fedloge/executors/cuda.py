@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class Cohort(Executor):
-    """One ``Trainer.fit`` trains the cohort: a client is a batch of Lightning's, whose own cost is per client, not step.
+    """One ``Trainer.fit`` trains the cohort, with a client in the place of a batch: Lightning's steps cost nothing.
 
     The images lie on the device as uint8 and are augmented there, as it was drawn for (seed, round, client). On a GPU
     the step is captured as a CUDA graph for each batch size that occurs, and several clients are trained on parallel
@@ -56,16 +57,24 @@ class Cohort(Executor):
         graphs: Capture steps. Off, the same is done eagerly, on any device.
         channels_last: Memory format of convolutions; None takes it on a GPU.
         tf32: Allow TF32 in convolutions and products on a GPU.
+        benchmark: Have cuDNN measure its algorithms for every shape, which takes a while at the start; the choice, and
+            so the last bits of the result, may differ from run to run.
 
     Raises:
         ConfigError: If ``lanes`` is below 1.
     """
 
     def __init__(
-        self, lanes: int | None = None, graphs: bool = True, channels_last: bool | None = None, tf32: bool = True
+        self,
+        lanes: int | None = None,
+        graphs: bool = True,
+        channels_last: bool | None = None,
+        tf32: bool = True,
+        benchmark: bool = False,
     ) -> None:
         check_least("trainer.executor.lanes", 1 if lanes is None else lanes, 1)
-        self.asked_lanes, self.graphs, self.channels_last, self.tf32 = lanes, graphs, channels_last, tf32
+        self.asked_lanes, self.graphs, self.channels_last = lanes, graphs, channels_last
+        self.tf32, self.benchmark = tf32, benchmark
         self._forget()
 
     def _forget(self) -> None:
@@ -79,10 +88,9 @@ class Cohort(Executor):
         """Take what is trained; the device is used from the first round on."""
         if self.graphs and settings.device.type != "cuda":
             problem = f"captures CUDA graphs, but the device is {settings.device}"
-            raise ConfigError("trainer.executor", "cuda", problem, "Take processes, or --trainer.executor.graphs=false.")
-        problem = obstacle(method, settings)
-        if problem:
-            raise ConfigError("trainer.executor", "cuda", problem, "Take serial.")
+            raise ConfigError("trainer.executor", "cuda", problem, "Take auto, or --trainer.executor.graphs=false.")
+        if reason := obstacle(method, settings):
+            raise ConfigError("trainer.executor", "cuda", reason, "Take serial.")
         super().start(method, data, settings)
         self._forget()
 
@@ -91,7 +99,7 @@ class Cohort(Executor):
         window = max(4 * (self.asked_lanes or LANES), WAITING_BYTES // num_bytes(self.method.state_dict()))
         for start in range(0, len(tasks), window):
             cohort = CohortModule(self, shared, clients, tasks[start : start + window])
-            with quiet_lightning(), interrupts_as_usual(), _tf32(self.tf32, self.settings.device):
+            with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
                 local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(cohort.tasks)))
             for position in range(len(cohort.tasks)):
                 yield cohort.done.pop(position).result()
@@ -118,6 +126,7 @@ class Cohort(Executor):
         while len(self.lanes) < min(wanted, len(tasks)):
             self.lanes.append(self._lane())
         for lane in self.lanes:
+            lane.cancel()
             lane.graphs = graphs
         _wait(device)
         return self.lanes[: min(wanted, len(tasks))]
@@ -165,6 +174,22 @@ class Cohort(Executor):
             name = type(self.method).__name__
             log.warning("%s is trained without CUDA graphs, one client at a time: its step %s", name, obstacle)
         return obstacle
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """What a GPU may do; as it was afterwards."""
+        if self.settings.device.type != "cuda":
+            yield
+            return
+        cudnn: Any = torch.backends.cudnn
+        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+        try:
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            cudnn.allow_tf32, cudnn.benchmark = self.tf32, self.benchmark
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
     def _find_room(self, device: torch.device) -> int:
         """How many lanes: as asked, or as many as pay and fit."""
@@ -250,22 +275,6 @@ def obstacle(method: Method, settings: LocalSettings) -> str | None:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextlib.contextmanager
-def _tf32(allowed: bool, device: torch.device) -> Iterator[None]:
-    """Allow TF32 on a GPU, or do not; as it was afterwards."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -92,17 +92,17 @@ class Lane:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.method = copy.deepcopy(method).to(self.device)
         if channels_last:
-            self.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.method.to(memory_format=torch.channels_last)
         self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
         self.rows = torch.arange(resident.serving.batch_size, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses: dict[str, Tensor] = {}
         self.random = RandomState(self.device)
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.pool = torch.cuda.graph_pool_handle() if graphs else None
         self._programs: dict[PhaseKey, Program] = {}
-        self._work: Iterator[None] | None = None
+        self._work: Generator[None, None, Done] | None = None
 
     # One client ----------------------------------------------------------------------------------------------
 
@@ -110,6 +110,10 @@ class Lane:
     def idle(self) -> bool:
         """Whether it has no client."""
         return self._work is None
+
+    def cancel(self) -> None:
+        """Leave the client that it has, if any."""
+        self._work = None
 
     def submit(self, task: ClientTask, personal: Tensors) -> None:
         """Give it a client to train."""
@@ -127,7 +131,7 @@ class Lane:
                 return done
         return None
 
-    def _train(self, task: ClientTask, personal: Tensors) -> Iterator[None]:
+    def _train(self, task: ClientTask, personal: Tensors) -> Generator[None, None, Done]:
         """Like :func:`fedloge.executors.base.train_client`, with a pause after every step."""
         method, client = self.method, self._client(task)
         phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
@@ -221,9 +225,10 @@ class Lane:
             What stands against capturing it, if anything does, and the cosine between the gradients of a batch in the
             precision in force and in float32.
         """
+        client = self._client(task)
         with torch.cuda.stream(self.stream), self.random:
-            self._load(self._client(task), {name: upload(tensor, self.device) for name, tensor in personal.items()})
-            program, size = self.program(phase), self._sizes(self._client(task).num_examples)[0]
+            self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
+            program, size = self.program(phase), self._sizes(client.num_examples)[0]
             program.eager(size)
             self.position.zero_()
             with Watch(self.method) as watch:
@@ -268,7 +273,6 @@ class Program:
         self.optimizer = lane.method.configure_optimizers()
         self._momentum: list[Tensor] = []
         for group in self.optimizer.param_groups:
-            group["fused"] = lane.device.type == "cuda" or None
             for parameter in group["params"] if group["momentum"] else ():
                 # From zero the first step is what it is from nothing, and all steps are alike.
                 buffer = torch.zeros_like(parameter)
@@ -290,7 +294,9 @@ class Program:
 
     def eager(self, size: int) -> None:
         """The step itself: batch, losses, gradients, SGD."""
-        losses = self.backward(size)
+        new, losses = not self.names, self.backward(size)
+        if new and self.lane.device.type == "cuda":
+            self._fuse()
         self.optimizer.step()
         self.lane.record(self.names, losses, size)
 
@@ -303,8 +309,14 @@ class Program:
         values.sum().backward()  # type: ignore[no-untyped-call]
         return values
 
+    def _fuse(self) -> None:
+        """Have one kernel do the update, where the gradients lie in memory as the parameters do."""
+        for group in self.optimizer.param_groups:
+            group["fused"] = all(p.grad is None or p.grad.stride() == p.stride() for p in group["params"])
+
     def gradient(self, size: int) -> Tensor:
         """Of the first batch of the page, all parameters in one, float32 [number of parameters]."""
+        torch.manual_seed(0)
         self.lane.position.zero_()
         self.backward(size)
         parameters = self.lane.method.parameters()
