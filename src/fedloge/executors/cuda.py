@@ -193,7 +193,7 @@ class Cohort(Executor):
 
     def _find_room(self, device: torch.device) -> int:
         """How many lanes: as asked, or as many as pay and fit."""
-        if self.asked_lanes or not self.graphs:
+        if self.asked_lanes or not self.graphs or device.type != "cuda":
             return self.asked_lanes or 1
         free = torch.cuda.mem_get_info(device)[0]
         return max(1, min(LANES, free // (LANE_STATES * num_bytes(self.method.state_dict()))))
