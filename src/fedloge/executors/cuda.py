@@ -128,7 +128,6 @@ class Cohort(Executor):
         for lane in self.lanes:
             lane.cancel()
             lane.graphs = graphs
-        _wait(device)
         return self.lanes[: min(wanted, len(tasks))]
 
     def _receive(self, shared: SharedState, task: ClientTask, device: torch.device) -> None:
@@ -154,7 +153,7 @@ class Cohort(Executor):
         assert self._resident is not None
         assert self._received is not None
         wanted = self.settings.device.type == "cuda" if self.channels_last is None else self.channels_last
-        return Lane(
+        lane = Lane(
             self.method,
             self.data,
             self._resident,
@@ -163,6 +162,8 @@ class Cohort(Executor):
             graphs=self.graphs,
             channels_last=wanted,
         )
+        _wait(self.settings.device)  # its stream is not the one that made it
+        return lane
 
     def _rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> str | None:
         """What stands against capturing the phase; refuses a precision that bends its gradient."""
@@ -227,12 +228,12 @@ class CohortModule(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Let the lanes do a step each in turn, until one more client is done."""
-        with _no_autocast_cache():
-            if not self._lanes:
-                self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
-            while len(self.done) <= batch_idx:
-                for lane in self._lanes:
-                    self._turn(lane)
+        # Lightning's autocast spans many steps here; it keeps no cast weights, so they may change within.
+        if not self._lanes:
+            self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
+        while len(self.done) <= batch_idx:
+            for lane in self._lanes:
+                self._turn(lane)
 
     def on_train_end(self) -> None:
         """Wait until everything is in host memory."""
@@ -273,16 +274,6 @@ def obstacle(method: Method, settings: LocalSettings) -> str | None:
 
 
 def _wait(device: torch.device) -> None:
+    """Until the device has done what it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-@contextlib.contextmanager
-def _no_autocast_cache() -> Iterator[None]:
-    """Autocast keeps cast weights until it ends; here it stays on over many steps, and the weights change."""
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)

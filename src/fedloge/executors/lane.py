@@ -331,10 +331,21 @@ class Program:
             self.eager(size)
         self.optimizer.zero_grad()
         graph = torch.cuda.CUDAGraph()
+        _forget_workspaces()
         with torch.cuda.graph(graph, pool=self.lane.pool, stream=self.lane.stream):
             self.eager(size)
+        _forget_workspaces()
         self.optimizer.zero_grad()  # the graph keeps its own
         self.graphs[size] = graph
+
+
+def _forget_workspaces() -> None:
+    """Before and after a capture: so a graph has workspaces of cuBLAS's in its own memory, and nobody else does.
+
+    Lightning frees the common ones at the end of every fit, and a graph would go on writing there.
+    """
+    if torch.cuda.is_available():
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 class RandomState(contextlib.AbstractContextManager["RandomState"]):
