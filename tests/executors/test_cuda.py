@@ -169,6 +169,16 @@ def test_other_precision(data):
     assert_same(expected, train(cohort, prepared(FedLoGe, data, beta=0.3, gamma=1.0), data, settings("bf16-mixed")))
 
 
+class Decays(FedAvg):
+    def learning_rates(self):
+        return {"backbone": 0.05 / self.client.round, "head": 0.05 * (self.client.id + 1) / self.client.round**2}
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_learning_rates_that_change(data, imitated, graphs):
+    assert_same(*both(Decays, data, OnCPU(lanes=2) if graphs else Cohort(lanes=2, graphs=False)))
+
+
 def test_pages_smaller_than_an_epoch(data, monkeypatch):
     monkeypatch.setattr("fedloge.data.resident.PAGE_BYTES", 8 * 36)
     cohort = Cohort(graphs=False)
@@ -358,6 +368,15 @@ class ReadsClient(FedAvg):
         return {"ce": super().local_losses(batch)["ce"] * self.client.round}
 
 
+class KeepsTensors(FedAvg):
+    def begin(self, client, shared, personal):
+        super().begin(client, shared, personal)
+        self.weights = torch.full((), float(client.id))
+
+    def local_losses(self, batch):
+        return {"ce": super().local_losses(batch)["ce"] * self.weights}
+
+
 class CountsSteps(FedAvg):
     steps = 0
 
@@ -374,6 +393,7 @@ class CountsSteps(FedAvg):
         (MakesTensors, "makes a tensor of Python values"),
         (ReadsClient, r"reads self\.client\.round"),
         (CountsSteps, "changes steps"),
+        (KeepsTensors, "follows a begin of its own"),
         (Dropout, "draws random numbers"),
     ],
 )

@@ -136,6 +136,7 @@ class Lane:
         method, client = self.method, self._client(task)
         phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
         personal = {name: upload(tensor, self.device) for name, tensor in personal.items()}
+        method.client = client  # learning rates may depend on it
         if self.graphs:
             self._capture(client, personal, list(phases.values()))
         self.random.seed(derive(self.seed, task.round, task.client, Stream.MODULE))
@@ -197,11 +198,11 @@ class Lane:
     # Steps ---------------------------------------------------------------------------------------------------
 
     def program(self, phase: Phase) -> Program:
-        """What is done to a batch in a phase, made once; puts the module into that phase."""
+        """What is done to a batch in a phase, made anew when learning rates change; puts the module into that phase."""
         self.method.begin_phase(phase)
-        key = phase_key(phase)
-        if key not in self._programs:
-            self._programs[key] = Program(self)
+        key, rates = phase_key(phase), dict(self.method.learning_rates())
+        if key not in self._programs or self._programs[key].rates != rates:
+            self._programs[key] = Program(self, rates)
         return self._programs[key]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
@@ -226,6 +227,7 @@ class Lane:
             precision in force and in float32.
         """
         client = self._client(task)
+        self.method.client = client
         with torch.cuda.stream(self.stream), self.random:
             self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
             program, size = self.program(phase), self._sizes(client.num_examples)[0]
@@ -237,7 +239,10 @@ class Lane:
             with torch.autocast(self.device.type, enabled=False):
                 exact = program.gradient(size)
             cosine = float(functional.cosine_similarity(gradient, exact, dim=0)) if exact.any() else 1.0
-        return watch.obstacle, cosine
+        own = [
+            hook for hook in ("begin", "begin_phase") if getattr(type(self.method), hook) is not getattr(Method, hook)
+        ]
+        return f"follows a {own[0]} of its own" if own else watch.obstacle, cosine
 
     def _load(self, client: Client, personal: Tensors) -> None:
         """Take a client's state and its first page, to try steps on."""
@@ -264,10 +269,11 @@ class Program:
 
     Args:
         lane: Its method is in the phase.
+        rates: Learning rates of submodules, which a graph holds as they are now.
     """
 
-    def __init__(self, lane: Lane) -> None:
-        self.lane = lane
+    def __init__(self, lane: Lane, rates: Mapping[str, float]) -> None:
+        self.lane, self.rates = lane, rates
         self.names: tuple[str, ...] = ()
         self.graphs: dict[int, Any] = {}
         self.optimizer = lane.method.configure_optimizers()
