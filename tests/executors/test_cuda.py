@@ -346,6 +346,18 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_told_once(data, imitated
     assert sum("without CUDA graphs" in record.message for record in caplog.records) == 1
 
 
+def test_a_capture_that_fails(data, imitated, monkeypatch, caplog):
+    @contextlib.contextmanager
+    def fail(graph, pool, stream):
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("torch.cuda.graph", fail)
+    with caplog.at_level(logging.WARNING):
+        assert_same(*both(FedLoGe, data, OnCPU(lanes=3), beta=0.3, gamma=1.0))
+    assert "its step cannot be captured: operation not permitted" in caplog.records[0].message
+
+
 class Branches(FedAvg):
     def local_losses(self, batch):
         losses = super().local_losses(batch)

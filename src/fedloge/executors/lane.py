@@ -223,8 +223,8 @@ class Lane:
         """Try a phase's step on a client.
 
         Returns:
-            What stands against capturing it, if anything does, and the cosine between the gradients of a batch in the
-            precision in force and in float32.
+            What stands against capturing it, if anything does, and the cosine between the gradients of a batch under
+            the autocast in force, if there is one, and in float32.
         """
         client = self._client(task)
         self.method.client = client
@@ -235,14 +235,21 @@ class Lane:
             self.position.zero_()
             with Watch(self.method) as watch:
                 program.eager(size)
-            gradient = program.gradient(size)
-            with torch.autocast(self.device.type, enabled=False):
-                exact = program.gradient(size)
-            cosine = float(functional.cosine_similarity(gradient, exact, dim=0)) if exact.any() else 1.0
-        own = [
-            hook for hook in ("begin", "begin_phase") if getattr(type(self.method), hook) is not getattr(Method, hook)
-        ]
-        return f"follows a {own[0]} of its own" if own else watch.obstacle, cosine
+            cosine = program.cosine(size) if torch.is_autocast_enabled(self.device.type) else 1.0
+            obstacle = self._own_begin() or watch.obstacle
+            if self.graphs and obstacle is None:
+                try:
+                    program.capture(size)
+                except RuntimeError as error:
+                    obstacle = f"cannot be captured: {error}"
+        return obstacle, cosine
+
+    def _own_begin(self) -> str | None:
+        """A method that prepares clients in its own way may put new tensors where a graph has old ones."""
+        for hook in ("begin", "begin_phase"):
+            if getattr(type(self.method), hook) is not getattr(Method, hook):
+                return f"follows a {hook} of its own"
+        return None
 
     def _load(self, client: Client, personal: Tensors) -> None:
         """Take a client's state and its first page, to try steps on."""
@@ -320,13 +327,20 @@ class Program:
         for group in self.optimizer.param_groups:
             group["fused"] = all(p.grad is None or p.grad.stride() == p.stride() for p in group["params"])
 
-    def gradient(self, size: int) -> Tensor:
-        """Of the first batch of the page, all parameters in one, float32 [number of parameters]."""
+    def cosine(self, size: int) -> float:
+        """Between the gradients of a batch under autocast and without it; 1 where there is none."""
+        gradient = self._gradient(size)
+        with torch.autocast(self.lane.device.type, enabled=False):
+            exact = self._gradient(size)
+        return float(functional.cosine_similarity(gradient, exact, dim=0)) if exact.any() else 1.0
+
+    def _gradient(self, size: int) -> Tensor:
+        """Of the first batch of the page, all parameters in one, float64 [number of parameters]."""
         torch.manual_seed(0)
         self.lane.position.zero_()
         self.backward(size)
         parameters = self.lane.method.parameters()
-        gradient = torch.cat([p.grad.float().flatten() for p in parameters if p.grad is not None])
+        gradient = torch.cat([p.grad.double().flatten() for p in parameters if p.grad is not None])
         self.optimizer.zero_grad()
         return gradient
 
