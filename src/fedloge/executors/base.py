@@ -136,16 +136,19 @@ def train_client(
     """
     client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
     phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
+
+    def batches() -> Iterable[Any]:
+        return data.client_batches(client.id, settings.device)
+
     with _isolated_random_state(derive(settings.seed, task.round, task.client, Stream.MODULE)):
         method.begin(client, shared, personal)
-        report = _on_host(measure(method, "report_received", data.client_batches, client, settings.device))
+        report = _on_host(measure(method, "report_received", batches, settings.device))
         for number, phase in phases.items():
             method.begin_phase(phase)
             loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
             with quiet_lightning(), interrupts_as_usual():
                 local_trainer(settings, phase.epochs).fit(method, loader)
-        trained = measure(method, "report_trained", data.client_batches, client, settings.device)
-        report = {**report, **_on_host(trained)}
+        report = {**report, **_on_host(measure(method, "report_trained", batches, settings.device))}
     kept = {name for phase in phases.values() for name in phase.keep}
     own = {name: tensor.clone() for name, tensor in method.personal_entries(kept).items()}
     return ClientResult(_update(method, client, report), own)
@@ -168,26 +171,19 @@ def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
 
 
 @torch.no_grad()
-def measure(
-    method: Method,
-    hook: str,
-    batches: Callable[[int, torch.device], Iterable[Any]],
-    client: Client,
-    device: torch.device,
-) -> Tensors:
+def measure(method: Method, hook: str, batches: Callable[[], Iterable[Any]], device: torch.device) -> Tensors:
     """What a client reports before or after its training, on the device; nothing where the method has no such hook.
 
     Args:
         method: The client's.
         hook: ``report_received`` or ``report_trained``.
-        batches: Gives a client's images in order, on a device.
-        client: Who reports.
+        batches: Gives the client's images in order, on the device.
         device: Where.
     """
     if getattr(type(method), hook) is getattr(Method, hook):
         return {}
     method.to(device).eval()
-    report: Tensors = getattr(method, hook)(batches(client.id, device))
+    report: Tensors = getattr(method, hook)(batches())
     return report
 
 

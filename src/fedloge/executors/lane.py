@@ -179,11 +179,11 @@ class Lane:
             total.zero_()
 
     def _report(self, hook: str, client: Client) -> Tensors:
-        def batches(client: int, device: torch.device) -> Any:
-            return self.resident.in_order(cast(InOrder, self.data.client_batches(client)))
+        def batches() -> InOrder:
+            return self.resident.in_order(cast(InOrder, self.data.client_batches(client.id)))
 
         with torch.autocast(self.device.type, enabled=False):
-            return measure(self.method, hook, batches, client, self.device)
+            return measure(self.method, hook, batches, self.device)
 
     def _fill(self, images: Tensor, labels: Tensor) -> None:
         self.images[: len(labels)].copy_(images)
