@@ -325,7 +325,8 @@ class Program:
     def _fuse(self) -> None:
         """Have one kernel do the update, where the gradients lie in memory as the parameters do."""
         for group in self.optimizer.param_groups:
-            group["fused"] = all(p.grad is None or p.grad.stride() == p.stride() for p in group["params"])
+            alike = all(p.grad is None or p.grad.stride() == p.stride() for p in group["params"])
+            group["fused"], group["foreach"] = alike, not alike
 
     def cosine(self, size: int) -> float:
         """Between the gradients of a batch under autocast and without it; 1 where there is none."""
