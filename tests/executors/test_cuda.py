@@ -325,6 +325,30 @@ def test_replayed_steps_give_what_serial_gives(data, imitated, method, options):
     assert all(lane.captured for lane in cohort.lanes)
 
 
+def test_replayed_steps_in_another_precision(data, imitated):
+    options = {"beta": 0.3, "gamma": 1.0}
+    found = [
+        train(executor, prepared(FedLoGe, data, **options), data, settings("bf16-mixed"))
+        for executor in (Serial(), OnCPU(lanes=2))
+    ]
+    assert_same(*found)
+
+
+def test_phases_that_come_later_and_clients_that_come_again(data, imitated):
+    """Two cohorts that overlap, then fine-tuning of all, by the same executor."""
+    runs = [((0, 3), None), ((3, 1, 4), None), (range(5), [Phase("finetune", 2, ("head",), keep=("head",))])]
+    found = []
+    for executor in (Serial(), OnCPU(lanes=2)):
+        method = prepared(FedAvgFT, data, finetune_lr=0.1)
+        executor.start(method, data, settings())
+        state, results = initial(method, data.num_clients), []
+        for number, (cohort, phases) in enumerate(runs, 1):
+            tasks = [ClientTask(client, number, phases or method.phases(1)) for client in cohort]
+            results += executor.run(state.shared, state.clients, tasks)
+        found.append((state, results))
+    assert_same(*found)
+
+
 def test_a_graph_per_phase_and_batch_size_used_by_all_clients_and_rounds(data, imitated, monkeypatch):
     made = []
     monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: made.append(Graph()) or made[-1])
