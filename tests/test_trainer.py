@@ -28,18 +28,22 @@ def rows(path):
 
 
 def tensors(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+    names = ("last", "final")
+    paths = sorted(path for name in names for path in (folder / "checkpoints" / name).glob("*.safetensors"))
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 def test_the_run_folder(tmp_path, make_data):
     run(tmp_path / "run", make_data)
     found = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert found == {
+        ".lock",
         "environment.json",
         "partition.json",
         "metrics.csv",
         "per_class.csv",
         "per_client.csv",
+        "confusion.csv",
         "summary.json",
         *(f"checkpoints/{name}/{part}" for name in ("last", "final") for part in (
             "shared.safetensors", "clients.safetensors", "state.json"
@@ -171,7 +175,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, make_data):
     run(tmp_path / "run", make_data, rounds=1)
     path = tmp_path / "run" / "checkpoints" / "last" / "shared.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(RunError, match=r"shared\.safetensors' cannot be read"):
+    with pytest.raises(RunError, match=r"shared\.safetensors' is damaged"):
         RunFolder(tmp_path / "run").load("last")
 
 

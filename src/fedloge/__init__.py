@@ -37,6 +37,8 @@ def __getattr__(name: str) -> Any:
     """Import on first use, so that ``fedloge --help`` does not wait for torch."""
     if name == "__version__":
         return metadata.version("fedloge")
+    if name == "collapse":
+        return importlib.import_module("fedloge.collapse")
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'fedloge' has no attribute {name!r}")

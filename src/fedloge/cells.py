@@ -67,8 +67,8 @@ class Cell:
         """
         if not self.done:
             return
-        old = _flat(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
-        new = _flat(self.options)
+        old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
+        new = flatten(self.options)
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
             key = differing[0]
@@ -142,8 +142,9 @@ def _last_line(log: Path) -> str:
     return lines[-1].removeprefix("fedloge: error: ") if lines else "the process was killed"
 
 
-def _flat(options: Options, prefix: str = "") -> dict[str, Any]:
+def flatten(options: Options, prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in options.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat

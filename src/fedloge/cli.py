@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,9 +15,15 @@ USAGE = """usage: fedloge VERB ...
 
 verbs:
   fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
+  fit --config FILE --resume                   go on with the run in its folder, or start it
+  resume RUN [--trainer.rounds=N ...]          the same, from the run's own configuration
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
   compare --config FILE                        methods x seeds under the same conditions, and their table
+  report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
+  partition --config FILE [--output x.png]     show how the clients would share the data, without training
+  doctor                                       versions, devices, and what is missing
+  collapse VERB ...                            the neural-collapse lab: `fedloge collapse --help`
 
 options:
   --help, --version      `fedloge VERB --help` tells a verb's options
@@ -34,7 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[0] == "--version":
         print(f"fedloge {metadata.version('fedloge')}")
         return 0
-    verbs = {"fit": fit, "test": test, "realign": realign, "compare": compare}
+    verbs = {
+        "fit": fit,
+        "resume": resume,
+        "test": test,
+        "realign": realign,
+        "compare": compare,
+        "report": report,
+        "partition": partition,
+        "doctor": doctor,
+        "collapse": collapse,
+    }
     try:
         if args[0] not in verbs:
             raise FedlogeError(f"no verb {args[0]!r}. Choose one of {', '.join(verbs)}.")
@@ -42,21 +59,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FedlogeError as error:
         print(f"fedloge: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("fedloge: interrupted; the run folder keeps what was saved until then", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"fedloge: interrupted; {stop or 'what was saved until then is kept'}", file=sys.stderr)
+        return 128 + getattr(stop, "signum", signal.SIGINT)
 
 
 def fit(args: Sequence[str]) -> int:
     """``fedloge fit``."""
+    resume = "--resume" in args
+    return _fit([arg for arg in args if arg != "--resume"], "last" if resume else None)
+
+
+def resume(args: Sequence[str]) -> int:
+    """``fedloge resume``."""
+    parser = _parser("resume", "Go on with a run where its newest checkpoint is; more --trainer.rounds extend it.")
+    parser.add_argument("--checkpoint", choices=("last", "previous"), default="last", help="which one to go on from")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.runs import run_config
+
+    return _fit([*run_config(known.run), f"--trainer.run_dir={known.run}", *overrides], known.checkpoint)
+
+
+def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     from fedloge.config import SaveConfig, build
     from fedloge.progress import RunProgress
+    from fedloge.report.write import WriteReport
 
     cli = build(args)
     progress = RunProgress()
-    cli.trainer.callbacks += [SaveConfig(cli.resolved()), progress]  # type: ignore[attr-defined]
+    callbacks = [SaveConfig(cli.resolved()), progress, *([WriteReport()] if cli.config.report else [])]
+    cli.trainer.callbacks += callbacks  # type: ignore[attr-defined]
     try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     finally:
         progress.stop()
     return 0
@@ -129,6 +164,60 @@ def compare(args: Sequence[str]) -> int:
         print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
     print(f"everything is in {path.parent}")
     return 1 if failed else 0
+
+
+def report(args: Sequence[str]) -> int:
+    """``fedloge report``."""
+    parser = argparse.ArgumentParser(prog="fedloge report", description="Show finished runs, several side by side.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
+    parser.add_argument("--output", help="the file (RUN/report.html; report.html here for several runs)")
+    parser.add_argument("--format", help="html, md, csv or png (the ending of --output, else html)")
+    known = parser.parse_args(args)
+
+    from fedloge.report.write import write_report
+
+    print(write_report(known.runs, known.output, known.format))
+    return 0
+
+
+def partition(args: Sequence[str]) -> int:
+    """``fedloge partition``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge partition",
+        description="Split the data as `fedloge fit` would, and show the split; nothing is trained.",
+        epilog="Options of `fedloge fit` are taken, --config among them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", help="a PNG file for a heat map of clients and classes")
+    known, options = parser.parse_known_args(args)
+
+    from rich.console import Console
+
+    from fedloge.config import build
+    from fedloge.report.preview import preview_partition
+
+    cli = build(options)
+    preview_partition(cli.datamodule, cli.trainer.shot_rule, known.output, Console())
+    return 0
+
+
+def doctor(args: Sequence[str]) -> int:
+    """``fedloge doctor``; 1 where something needed is missing."""
+    description = "Print the environment, versions and devices, and what is missing."
+    argparse.ArgumentParser(prog="fedloge doctor", description=description).parse_args(args)
+
+    from fedloge import doctor as office
+
+    checks = office.examine()
+    print(office.report(checks))
+    return 0 if office.healthy(checks) else 1
+
+
+def collapse(args: Sequence[str]) -> int:
+    """``fedloge collapse``."""
+    from fedloge.analysis.collapse.command import main
+
+    return main(args)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

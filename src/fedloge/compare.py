@@ -131,6 +131,7 @@ def fit_cell(cell: Cell) -> None:
     """``fedloge fit`` of a cell."""
     from fedloge.cli import main
 
-    code = main(["fit", "--config", str(cell.config), f"--trainer.run_dir={cell.run}", "--trainer.overwrite=true"])
+    own = [f"--trainer.run_dir={cell.run}", "--trainer.overwrite=true", "--report=false"]
+    code = main(["fit", "--config", str(cell.config), *own])
     if code:
         raise SystemExit(code)

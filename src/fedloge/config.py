@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,9 +19,10 @@ import fedloge.data.sources
 import fedloge.methods
 import fedloge.models
 from fedloge.callbacks import FederatedCallback
+from fedloge.cells import flatten
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
-from fedloge.errors import FedlogeError
+from fedloge.errors import FedlogeError, RunError
 from fedloge.executors import BY_NAME
 from fedloge.executors.base import quiet_lightning
 from fedloge.methods.base import Method
@@ -29,6 +31,17 @@ from fedloge.trainer import FederatedTrainer
 
 CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__, *BY_NAME)
 """The names that YAML may use without a module."""
+
+
+HARMLESS = (
+    *(f"trainer.{name}" for name in ("rounds", "executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
+    *(f"trainer.{name}" for name in ("checkpoint_every", "on_client_failure", "min_clients", "accelerator", "devices")),
+    "data.partition_file",
+    "data.source.init_args.root",
+    "seed_everything",
+    "report",
+)
+"""Options that may change when a run goes on without changing what it means. The partition is checked by its hash."""
 
 
 class FedlogeCLI(LightningCLI):
@@ -58,7 +71,8 @@ class FedlogeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The number of classes comes from the data."""
+        """The number of classes comes from the data; ``report`` says whether a run ends with a report page."""
+        parser.add_argument("--report", type=bool, default=True, help="write report.html when the run ends")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
@@ -88,7 +102,22 @@ class SaveConfig(FederatedCallback):
         self.text = text
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """Write it before anything else happens."""
+        """Write it before anything else happens; a run that goes on keeps the meaning that it had.
+
+        Raises:
+            RunError: If it would not, naming the options.
+        """
+        path = trainer.folder.path / "config.yaml"
+        if path.is_file():
+            old, new = (flatten(yaml.safe_load(text)) for text in (path.read_text(encoding="utf-8"), self.text))
+            changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            changed = [key for key in changed if not key.startswith(HARMLESS)]
+            if changed:
+                told = ", ".join(f"{key} ({old.get(key)!r} before, {new.get(key)!r} now)" for key in changed)
+                raise RunError(
+                    f"{str(trainer.folder.path)!r} cannot go on with another meaning: {told}. Choose another "
+                    "--trainer.run_dir, or take these options back."
+                )
         trainer.folder.write_text("config.yaml", self.text)
 
 
@@ -98,7 +127,7 @@ def build(args: Sequence[str]) -> FedlogeCLI:
     Raises:
         FedlogeError: With one line on what is wrong, and the closest valid name where a key is unknown.
     """
-    _refuse_lost_overrides(args)
+    refuse_lost_overrides(args)
     args = _executor_class(args)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a class_path may name a file of the user's folder
@@ -108,14 +137,14 @@ def build(args: Sequence[str]) -> FedlogeCLI:
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             return FedlogeCLI(args)
     except ArgumentError as error:
-        raise FedlogeError(_one_line(str(error))) from error
+        raise FedlogeError(one_line(str(error))) from error
     except ValueError as error:  # jsonargparse's, around a FedlogeError that a class raised
         if "Does not validate" not in str(error):
             raise
-        raise FedlogeError(_one_line(str(error))) from error
+        raise FedlogeError(one_line(str(error))) from error
 
 
-def _refuse_lost_overrides(args: Sequence[str]) -> None:
+def refuse_lost_overrides(args: Sequence[str]) -> None:
     """A value given before --config would silently be replaced by the file's."""
     position = next((i for i, arg in enumerate(args) if arg == "--config" or arg.startswith("--config=")), 0)
     for arg in args[:position]:
@@ -132,8 +161,8 @@ def _executor_class(args: Sequence[str]) -> list[str]:
     return [names.get(arg, arg) for arg in args]
 
 
-def _one_line(message: str) -> str:
-    """jsonargparse's message as one line: what was wrong, and the closest valid name."""
+def one_line(message: str, names: Sequence[str] | None = None) -> str:
+    """jsonargparse's message as one line: what was wrong, and the closest of the valid names (those of `fit`)."""
     message, whole = _of_the_union(message), message
     unknown = re.search(r"(?:[Oo]ption|[Kk]ey) '([\w.]+)' is not (?:accepted|expected)", message)
     unknown = unknown or re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message)
@@ -141,7 +170,8 @@ def _one_line(message: str) -> str:
     if unknown:
         owner = re.findall(r"given class_path '([\w.]+)'", message)
         where = f" in {owner[-1]}" if owner else ""
-        return f"there is no option {unknown[1]!r}{where}.{_closest(unknown[1].rpartition('.')[2], _option_names())}"
+        closest = _closest(unknown[1].rpartition(".")[2], names or _option_names())
+        return f"there is no option {unknown[1]!r}{where}.{closest}"
     missing = re.search(r"Expected a dot import path string: (\S+)", message)
     if missing:
         return f"there is no class {missing[1]!r}.{_closest(missing[1], CLASSES)} A class of your own is module.Class."

@@ -56,7 +56,8 @@ class RunProgress(FederatedCallback):
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._rounds = self._progress.add_task("rounds", total=trainer.rounds, note="")
+        done = trainer.first_round
+        self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
         self._clients = self._progress.add_task("clients", total=1, note="")
         self._progress.start()
 

@@ -93,12 +93,20 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     Raises:
         RunError: If it is not a run.
     """
-    folder = RunFolder(path).require()
-    config = folder.path / "config.yaml"
+    return Run(RunFolder(path), build([*run_config(path), *overrides]))
+
+
+def run_config(path: str | Path) -> list[str]:
+    """The options of ``fedloge fit`` that repeat a run, on the very same partition.
+
+    Raises:
+        RunError: If it is not a run of ``fedloge fit``.
+    """
+    folder = RunFolder(path).require().path
+    config = folder / "config.yaml"
     if not config.is_file():
         raise RunError(f"{str(path)!r} has no config.yaml: the run was not started by `fedloge fit`.")
-    partition = folder.path / "partition.json"
-    return Run(folder, build(["--config", str(config), f"--data.partition_file={partition}", *overrides]))
+    return ["--config", str(config), f"--data.partition_file={folder / 'partition.json'}"]
 
 
 def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
 """Named tensors, the names being those of the method's ``state_dict``."""
+
+MEMORY_LIMIT_BYTES = 2**30
+"""Personal states beyond this go to disk."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +54,43 @@ class ClientUpdate:
 class ClientStore:
     """The personal state of every client, untouched while a client is not sampled.
 
-    A client that was never stored has its ``initial`` state, which must depend on the client alone.
+    A client that was never stored has its ``initial`` state, which must depend on the client alone. States are kept in
+    memory up to a limit, and beyond it in a temporary file that is mapped into memory, so that the system can drop its
+    pages whenever memory is short.
 
     Args:
         num_clients: K.
         initial: The state of a client before its first round.
+        memory_limit: Bytes from which on states go to the file.
     """
 
-    def __init__(self, num_clients: int, initial: Callable[[int], Tensors]) -> None:
-        self.num_clients = num_clients
+    def __init__(
+        self, num_clients: int, initial: Callable[[int], Tensors], memory_limit: int = MEMORY_LIMIT_BYTES
+    ) -> None:
+        self.num_clients, self.memory_limit = num_clients, memory_limit
         self._initial = initial
         self._states: dict[int, Tensors] = {}
+        self._bytes = 0
+        self._disk: _DiskStates | None = None
 
     def __getitem__(self, client: int) -> Tensors:
         """The state of ``client``; treat it as read-only."""
         if not 0 <= client < self.num_clients:
             raise IndexError(f"client {client} does not exist: the run has clients 0 to {self.num_clients - 1}")
-        state = self._states.get(client)
-        return self._initial(client) if state is None else state
+        if client in self._states:
+            return self._states[client]
+        if self._disk is not None and client in self._disk.clients:
+            return self._disk.read(client)
+        return self._initial(client)
 
     def __setitem__(self, client: int, state: Tensors) -> None:
+        self._bytes += num_bytes(state) - num_bytes(self._states.pop(client, {}))
+        if state and (self._disk is not None or self._bytes > self.memory_limit):
+            self._disk = self._disk or _DiskStates(self.num_clients, state)
+            if self._disk.fits(state):
+                self._disk.write(client, state)
+                self._bytes -= num_bytes(state)
+                return
         self._states[client] = state
 
     def __len__(self) -> int:
@@ -78,7 +101,50 @@ class ClientStore:
 
     def map(self, change: Callable[[int, Tensors], Tensors]) -> ClientStore:
         """A store whose states are ``change(client, state)`` of these, computed when asked for."""
-        return ClientStore(self.num_clients, lambda client: change(client, self[client]))
+        return ClientStore(self.num_clients, lambda client: change(client, self[client]), self.memory_limit)
+
+    def fork(self) -> ClientStore:
+        """A store that starts from these states and leaves them as they are."""
+        return ClientStore(self.num_clients, self.__getitem__, self.memory_limit)
+
+    def adopt(self, fork: ClientStore) -> None:
+        """Take over what was stored in a :meth:`fork` of this store."""
+        stored = fork._states.keys() | (fork._disk.clients if fork._disk else set())
+        for client in sorted(stored):
+            self[client] = fork[client]
+
+
+class _DiskStates:
+    """States of one layout in a temporary file, a row per client, that vanishes with this object."""
+
+    def __init__(self, num_clients: int, example: Tensors) -> None:
+        self.clients: set[int] = set()
+        self._layout = self._layout_of(example)
+        with tempfile.TemporaryFile(prefix="fedloge-clients-") as file:  # the map keeps it until it goes itself
+            self._rows = np.memmap(file, dtype=np.uint8, mode="w+", shape=(num_clients, num_bytes(example)))
+
+    def fits(self, state: Tensors) -> bool:
+        """Whether a state has the layout of the file."""
+        return self._layout_of(state) == self._layout
+
+    def write(self, client: int, state: Tensors) -> None:
+        """Copy a state into the file."""
+        tensors = (state[name].detach().cpu().contiguous() for name, _, _ in self._layout)
+        self._rows[client] = torch.cat([tensor.view(-1).view(torch.uint8) for tensor in tensors]).numpy()
+        self.clients.add(client)
+
+    def read(self, client: int) -> Tensors:
+        """A copy of a state."""
+        row, offset, state = torch.from_numpy(np.array(self._rows[client])), 0, {}
+        for name, dtype, shape in self._layout:
+            end = offset + shape.numel() * dtype.itemsize
+            state[name] = row[offset:end].clone().view(dtype).view(shape)
+            offset = end
+        return state
+
+    @staticmethod
+    def _layout_of(state: Tensors) -> list[tuple[str, torch.dtype, torch.Size]]:
+        return [(name, state[name].dtype, state[name].shape) for name in sorted(state)]
 
 
 @dataclass(frozen=True)

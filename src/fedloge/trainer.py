@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,14 +16,15 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from fedloge.callbacks import FederatedCallback
-from fedloge.checkpoint import RunFolder, class_rows, client_rows
-from fedloge.checks import check_least, check_not_negative
+from fedloge.checkpoint import LAST, MARKER, RunFolder, class_rows, client_rows, confusion_rows
+from fedloge.checks import check_choice, check_least, check_not_negative, check_share
 from fedloge.data.datamodule import FederatedDataModule
-from fedloge.errors import ConfigError
+from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import ClientResult, ClientTask, Executor, LocalSettings, make_executor
+from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, make_executor
 from fedloge.executors.base import quiet_lightning
+from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.sampling import sample_cohort
 from fedloge.seeding import SERVER, Stream, generator
@@ -45,6 +47,9 @@ class FederatedTrainer(Trainer):
         seed: Where all randomness of the training comes from (the split of the data has its own, ``data.seed``).
         run_dir: The run folder; None takes ``runs/<method>``.
         overwrite: Replace an older run in that folder.
+        on_client_failure: What a client that raises, diverges (NaN, infinite) or loses its worker leads to: ``retry``
+            tries once more and then skips it, ``skip`` leaves it out of the round, ``abort`` ends the run.
+        min_clients: Fraction of a round's clients that must survive; with fewer the run ends, saved.
         mask_absent: ``train`` removes from each personal model the classes that its client has no training image of:
             privileged knowledge, off by default.
         shot_rule: Many/medium/few by cumulative ``mass`` of the training samples (the paper's), or by ``count``.
@@ -59,6 +64,9 @@ class FederatedTrainer(Trainer):
         ConfigError: If an argument is out of range.
     """
 
+    _row: dict[str, float]
+    _tables: dict[str, Any]
+
     def __init__(
         self,
         rounds: int = 500,
@@ -70,6 +78,8 @@ class FederatedTrainer(Trainer):
         seed: int = 3407,
         run_dir: str | None = None,
         overwrite: bool = False,
+        on_client_failure: Literal["retry", "skip", "abort"] = "retry",
+        min_clients: float = 0.5,
         mask_absent: Literal["off", "train", False] = "off",
         shot_rule: ShotRule = "mass",
         accelerator: str = "auto",
@@ -85,6 +95,8 @@ class FederatedTrainer(Trainer):
         check_least("trainer.checkpoint_every", checkpoint_every, 1)
         check_least("trainer.threads", threads, 1)
         check_not_negative("trainer.seed", seed, "Choose 0 or more.")
+        check_choice("trainer.on_client_failure", on_client_failure, ("retry", "skip", "abort"))
+        check_share("trainer.min_clients", min_clients)
         if not 0 < participation <= 1:
             raise ConfigError(
                 "trainer.participation",
@@ -108,9 +120,12 @@ class FederatedTrainer(Trainer):
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.asked_executor, self.seed = executor, seed
         self.run_dir, self.overwrite = run_dir, overwrite
+        self.on_client_failure, self.min_clients = on_client_failure, min_clients
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
         self.shot_rule: ShotRule = shot_rule
-        self.local_settings = LocalSettings(seed, accelerator, devices, precision, self.strategy.root_device, threads)
+        attempts = 2 if on_client_failure == "retry" else 1
+        device = self.strategy.root_device
+        self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts)
         torch.set_num_threads(threads)
 
     # The loop ----------------------------------------------------------------------------------------------
@@ -130,22 +145,85 @@ class FederatedTrainer(Trainer):
             train_dataloaders: May be the data module, as with Lightning; data loaders have no clients.
             val_dataloaders: Not used.
             datamodule: A :class:`FederatedDataModule`.
-            ckpt_path: Not used.
+            ckpt_path: ``last`` goes on with the run in ``run_dir`` where its newest checkpoint is, and starts it where
+                there is none; ``previous`` goes back to the checkpoint before.
+
+        Raises:
+            Interrupted: After SIGINT or SIGTERM, when what was done is saved.
+            RunError: If the folder is in use, holds another run, or a checkpoint is damaged.
         """
         method, data = _checked(model, datamodule or train_dataloaders)
         self.folder = RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")
-        self.folder.check_free(self.overwrite)
-        state = self.start(method, data)
-        self.folder.create(self.overwrite, {**self.about(), "initial_backbone_sha256": sha256(method.backbone)})
-        data.partition.save(self.folder.path / "partition.json")
-        self._tell("on_run_start")
-        began = time.perf_counter()
+        with self.folder.locked():
+            resumed = self._checkpoint(ckpt_path)
+            if resumed is None and ckpt_path is None:
+                self.folder.check_free(self.overwrite)
+            state = self.start(method, data)
+            if resumed is None:
+                about = {**self.about(), "initial_backbone_sha256": sha256(method.backbone)}
+                self.folder.create(overwrite=True, about=about)
+                data.partition.save(self.folder.path / "partition.json")
+            else:
+                state = self._resume(resumed, state)
+                if state.round == self.rounds and self.folder.finished(self.rounds):
+                    self._tell("on_run_end", self.folder.read_json("summary.json"))
+                    return
+                self.folder.cut_tables(self._tables)
+            self._train(state, resumed is not None)
+
+    def _train(self, state: FederatedState, resumed: bool) -> None:
+        """From a state to the end, or to the signal that stops it."""
+        self.first_round = state.round
+        self._began = time.perf_counter()
+        self._state, self._tables = state, self.folder.table_sizes()
         try:
-            while state.round < self.rounds:
-                state = self._round(state)
-            self.finish(state, seconds=time.perf_counter() - began)
+            with Interrupts() as self._interrupts:
+                self._tell("on_run_start")
+                if resumed:
+                    self._measure(state)  # a checkpoint is written before its round is evaluated
+                while self._state.round < self.rounds:
+                    self._round(self._state)
+                self.finish(self._state, self._seconds())
+        except KeyboardInterrupt as error:
+            self._keep()
+            saved = f"stopped after round {self._state.round} of {self.rounds}, which is saved"
+            raise Interrupted(self._interrupts.signum, saved) from error
         finally:
             self.executor.close()
+
+    def _checkpoint(self, ckpt_path: str | None) -> str | None:
+        """The checkpoint to go on from, or None to begin."""
+        if ckpt_path is None or not (self.folder.path / MARKER).is_file():
+            return None
+        newest = self.folder.newest()
+        return newest if ckpt_path == LAST else ckpt_path
+
+    def _resume(self, name: str, start: FederatedState) -> FederatedState:
+        """Load a checkpoint, check that it belongs to this run, and bring the tables back to its time."""
+        about = self.folder.about(name)
+        expected = {"method": type(self.method).__name__, "seed": self.seed, "partition": self.data.partition.sha256}
+        for key, value in expected.items():
+            if about[key] != value:
+                raise RunError(
+                    f"{str(self.folder.path)!r} cannot go on: its {key} is {about[key]!r}, this run's is {value!r}. "
+                    "Choose another --trainer.run_dir, or the options that the run has in its config.yaml."
+                )
+        state = self.folder.load(name)
+        for part in ("tensors", "fixed"):
+            old, new = getattr(state.shared, part), getattr(start.shared, part)
+            if {key: tensor.shape for key, tensor in old.items()} != {key: tensor.shape for key, tensor in new.items()}:
+                raise RunError(f"{str(self.folder.path)!r} cannot go on: its model has other layers than this one.")
+        if state.round > self.rounds:
+            problem = f"but the run has done {state.round}"
+            raise ConfigError("trainer.rounds", self.rounds, problem, "Ask for at least as many.")
+        self._tables = about["tables"]
+        self.exchanged, self._row, self._seconds_before = about["exchanged"], about["row"], about["seconds"]
+        self._saved_round = state.round
+        return state
+
+    def _seconds(self) -> float:
+        seconds: float = self._seconds_before + time.perf_counter() - self._began
+        return seconds
 
     def start(self, method: Method, data: FederatedDataModule) -> FederatedState:
         """Load and split the data, let the server prepare the method, and return the state before the first round."""
@@ -164,6 +242,9 @@ class FederatedTrainer(Trainer):
         """Make the executor and the evaluator for a method and its data."""
         self.method, self.data = method, data
         self._final: Result | None = None
+        self._row, self._tables = {}, {}
+        self._saved_round = -1
+        self._began, self._seconds_before = time.perf_counter(), 0.0
         self.exchanged = {"bytes_up": 0, "bytes_down": 0}
         method.server_data = server_data(method, data)
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
@@ -179,24 +260,27 @@ class FederatedTrainer(Trainer):
         parameters = sum(parameter.numel() for parameter in self.method.parameters())
         return images * self.local_epochs * self.rounds * parameters
 
-    def _round(self, state: FederatedState) -> FederatedState:
+    def _round(self, state: FederatedState) -> None:
         began, number = time.perf_counter(), state.round + 1
         cohort = sample_cohort(self.seed, number, self.data.num_clients, self.participation)
         self._tell("on_round_start", number, cohort)
         phases = self.method.phases(self.local_epochs)
         tasks = [ClientTask(client, number, phases) for client in cohort]
-        traffic = self._traffic(state)
-        results = self.executor.run(state.shared, state.clients, tasks)
-        updates = self._receive(results, number, state.clients, traffic)
-        changed = self.method.aggregate(updates, state, generator(self.seed, number, SERVER, Stream.SERVER_ROUND))
-        state = FederatedState(number, state.shared, state.clients).with_shared(changed)
-        if self._due(self.checkpoint_every, number):
-            self._save("last", state)
-        self.exchanged["bytes_up"] += traffic.bytes_up
-        self.exchanged["bytes_down"] += traffic.bytes_down
-        row = self._measure(state, traffic, began) if self._due(self.evaluate_every, number) else {}
+        traffic, clients = self._traffic(state), state.clients.fork()
+        updates = self._receive(self.executor.run(state.shared, state.clients, tasks), number, clients, traffic)
+        server = generator(self.seed, number, SERVER, Stream.SERVER_ROUND)
+        changed = self.method.aggregate(self._survivors(updates, len(tasks), number), state, server)
+        with self._interrupts.held_back():
+            state.clients.adopt(clients)
+            self._state = FederatedState(number, state.shared, state.clients).with_shared(changed)
+            self.exchanged["bytes_up"] += traffic.bytes_up
+            self.exchanged["bytes_down"] += traffic.bytes_down
+            self._row = {**traffic.scalars(), "time/round_s": time.perf_counter() - began}
+            self._tables = self.folder.table_sizes()
+            if self._due(self.checkpoint_every, number):
+                self._save(LAST, self._state)
+        row = self._measure(self._state, began)
         self._tell("on_round_end", number, row)
-        return state
 
     def _traffic(self, state: FederatedState) -> Traffic:
         """Counts a round that starts from ``state``: what is fixed for good goes to all clients before the first."""
@@ -209,18 +293,69 @@ class FederatedTrainer(Trainer):
     def _due(self, every: int, number: int) -> bool:
         return number % every == 0 or number == self.rounds
 
+    def _keep(self) -> None:
+        """Save the last whole round before the run ends early."""
+        if self._state.round > 0 and self._saved_round != self._state.round:
+            self._save(LAST, self._state)
+
     def _save(self, name: str, state: FederatedState) -> None:
-        self.folder.save(name, state, {"method": type(self.method).__name__, "seed": self.seed})
+        about = {
+            "method": type(self.method).__name__,
+            "seed": self.seed,
+            "partition": self.data.partition.sha256,
+            "tables": self._tables,  # as they were before this round was evaluated
+            "exchanged": self.exchanged,
+            "row": self._row,
+            "seconds": self._seconds(),
+        }
+        self.folder.save(name, state, about)
+        self._saved_round = state.round
 
     def _receive(
-        self, results: Iterator[ClientResult], round: int, clients: ClientStore, traffic: Traffic
+        self, outcomes: Iterator[Outcome], round: int, clients: ClientStore, traffic: Traffic
     ) -> Iterator[ClientUpdate]:
-        """Pass the updates on to the server, and leave the personal states with the clients."""
-        for result in results:
-            clients[result.update.client] = result.personal
-            traffic.count(result.update)
-            self._tell("on_client_end", round, result.update.client)
-            yield result.update
+        """Pass the updates on to the server, leave the personal states with the clients, and note who failed."""
+        for outcome in outcomes:
+            if isinstance(outcome, ClientFailure):
+                self._note(outcome, round)
+                continue
+            clients[outcome.update.client] = outcome.personal
+            traffic.count(outcome.update)
+            self._tell("on_client_end", round, outcome.update.client)
+            yield outcome.update
+
+    def _survivors(self, updates: Iterator[ClientUpdate], expected: int, round: int) -> Iterator[ClientUpdate]:
+        """The updates, and an end of the run where too few clients survived."""
+        count = 0
+        for update in updates:
+            count += 1
+            yield update
+        if count == 0 or count < self.min_clients * expected:
+            self._keep()
+            last = self.folder.rows("faults.csv")[-1]
+            raise RunError(
+                f"round {round}: {count} of {expected} clients survived, trainer.min_clients={self.min_clients} asks "
+                f"for more. Client {last['client']}: {last['reason']}. See {self.folder.path / 'faults.log'}."
+            )
+
+    def _note(self, failure: ClientFailure, round: int) -> None:
+        """A row of ``faults.csv``, the traceback in ``faults.log``, and a warning or the end of the run."""
+        row = {
+            "round": round,
+            "client": failure.client,
+            "reason": failure.reason,
+            "attempts": self.local_settings.attempts,
+        }
+        self.folder.append("faults.csv", [row])
+        with (self.folder.path / "faults.log").open("a", encoding="utf-8") as file:
+            file.write(f"round {round}, client {failure.client}: {failure.reason}\n{failure.details}\n")
+        if self.on_client_failure == "abort":
+            self._keep()
+            raise RunError(
+                f"round {round}: client {failure.client} failed: {failure.reason}. "
+                "--trainer.on_client_failure=retry or skip would go on without it."
+            )
+        warnings.warn(f"round {round} goes on without client {failure.client}: {failure.reason}", stacklevel=2)
 
     # Stages 2 and 3, evaluation ----------------------------------------------------------------------------
 
@@ -234,6 +369,7 @@ class FederatedTrainer(Trainer):
         """Realign after the last round, save the final models, and write and return the summary."""
         result = self._final or self.evaluate(state, train=True)
         self._write_tables(state.round, result)
+        self._write_confusion(result)
         self._save("final", result.final)
         summary = self.summarize(result, seconds)
         self.folder.write_json("summary.json", summary)
@@ -262,24 +398,36 @@ class FederatedTrainer(Trainer):
 
     def _train_all(self, state: FederatedState, phases: Sequence[Phase]) -> ClientStore:
         tasks = [ClientTask(client, state.round + 1, phases) for client in range(self.data.num_clients)]
-        trained = ClientStore(len(state.clients), state.clients.__getitem__)
-        for result in self.executor.run(state.shared, state.clients, tasks):
-            trained[result.update.client] = result.personal
+        trained = state.clients.fork()
+        for outcome in self.executor.run(state.shared, state.clients, tasks):
+            if isinstance(outcome, ClientFailure):
+                self._note(outcome, state.round)
+            else:
+                trained[outcome.update.client] = outcome.personal
         return trained
 
-    def _measure(self, state: FederatedState, traffic: Traffic, began: float) -> Mapping[str, float]:
-        """Evaluate a round and write its row of ``metrics.csv``."""
+    def _measure(self, state: FederatedState, began: float | None = None) -> Mapping[str, float]:
+        """Evaluate a round if it is due, and write its row of ``metrics.csv``."""
+        if state.round == 0 or not self._due(self.evaluate_every, state.round):
+            return {}
         last = state.round == self.rounds
         result = self.evaluate(state, train=last)
-        if last:
-            self._final = result
-        else:
-            self._write_tables(state.round, result)
-        row = {**result.scalars(), **traffic.scalars(), "time/round_s": time.perf_counter() - began}
-        self.folder.append("metrics.csv", [{"round": state.round, **row}])
+        seconds = self._row["time/round_s"] if began is None else time.perf_counter() - began
+        row = {**result.scalars(), **self._row, "time/round_s": seconds}
+        with self._interrupts.held_back():
+            self.folder.append("metrics.csv", [{"round": state.round, **row}])
+            if last:
+                self._final = result
+            else:
+                self._write_tables(state.round, result)
         for logger in self.loggers:
             logger.log_metrics(row, step=state.round)
         return row
+
+    def _write_confusion(self, result: Result) -> None:
+        for suffix, evaluation in result.evaluations().items():
+            self.folder.append("confusion.csv", confusion_rows("global" + suffix, evaluation.global_confusion))
+            self.folder.append("confusion.csv", confusion_rows("personal" + suffix, evaluation.personal_confusion))
 
     def _write_tables(self, round: int, result: Result) -> None:
         names, counts = self.data.class_names, self.data.class_counts

@@ -3,17 +3,20 @@
 import contextlib
 import logging
 import re
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from broken import DivergesAtTwo, FailsAtTwo
 from conftest import tiny_source
 from fedloge.data import FederatedDataModule
 from fedloge.data.images import TensorImages
 from fedloge.errors import ConfigError
-from fedloge.executors import ClientTask, Cohort, LocalSettings, Serial, make_executor
+from fedloge.executors import ClientFailure, ClientTask, Cohort, LocalSettings, Serial, make_executor
 from fedloge.executors.cuda import Turns
 from fedloge.methods import (
     CReFF,
@@ -221,27 +224,61 @@ def test_results_outlive_the_next_round(data):
     assert all(t.untyped_storage().nbytes() == t.nbytes for t in personal)  # not a view of all that was sent
 
 
-def test_what_goes_wrong_leaves_nothing_behind(data):
-    sizes = [sum(data.client_counts(client)) for client in range(data.num_clients)]
-    second = sorted(range(5), key=lambda client: -sizes[client])[1]  # another lane is at work on the first
+def one_round(executor, method, data, attempts=1):
+    executor.start(method, data, replace(settings(), attempts=attempts))
+    state = initial(method, data.num_clients)
+    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    return list(executor.run(state.shared, state.clients, tasks))
 
+
+@pytest.mark.parametrize("method", [FailsAtTwo, DivergesAtTwo])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_clients_that_fail_do_not_touch_the_others(data, method, attempts):
+    expected = one_round(Serial(), prepared(method, data), data, attempts)
+    found = one_round(Cohort(lanes=2, graphs=False), prepared(method, data), data, attempts)
+    assert isinstance(found[2], ClientFailure)
+    assert (found[2].client, found[2].reason) == (expected[2].client, expected[2].reason)
+    assert ("in local_losses" in found[2].details) == (method is FailsAtTwo)
+    del expected[2], found[2]
+    for one, other in zip(expected, found, strict=True):
+        assert one.update.client == other.update.client
+        assert same(one.update.tensors, other.update.tensors)
+
+
+def test_a_client_is_tried_again(data):
     class Stumbles(FedAvg):
-        stumbling = True
+        stumbled: ClassVar[list[int]] = []
 
         def local_losses(self, batch):
-            if self.stumbling and self.client.id == second:
+            if self.client.id in (1, 3) and self.client.id not in self.stumbled:
+                self.stumbled.append(self.client.id)
                 raise ArithmeticError("no loss today")
             return super().local_losses(batch)
 
-    cohort, method = Cohort(lanes=2, graphs=False), prepared(Stumbles, data)
-    with pytest.raises(ArithmeticError, match="no loss today"):
-        train(cohort, method, data, settings())
-    for lane in cohort.lanes:
-        lane.method.stumbling = False
+    found = one_round(Cohort(lanes=2, graphs=False), prepared(Stumbles, data), data, attempts=2)
+    assert Stumbles.stumbled in ([1, 3], [3, 1])
+    for one, other in zip(one_round(Serial(), prepared(FedAvg, data), data), found, strict=True):
+        assert same(one.update.tensors, other.update.tensors)
+
+
+def test_an_interrupt_leaves_nothing_behind(data):
+    class Interrupted(FedAvg):
+        steps = 0
+
+        def local_losses(self, batch):
+            Interrupted.steps += 1
+            if Interrupted.steps == 6:
+                raise KeyboardInterrupt
+            return super().local_losses(batch)
+
+    cohort, method = Cohort(lanes=3, graphs=False), prepared(Interrupted, data)
+    with pytest.raises(KeyboardInterrupt):
+        one_round(cohort, method, data)
     state = initial(method, data.num_clients)
     tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
-    results = list(cohort.run(state.shared, state.clients, tasks))
-    assert_same((state, results), (state, train(Serial(), prepared(FedAvg, data), data, settings(), rounds=1)[1]))
+    found = list(cohort.run(state.shared, state.clients, tasks))
+    for one, other in zip(one_round(Serial(), prepared(FedAvg, data), data), found, strict=True):
+        assert same(one.update.tensors, other.update.tensors)
 
 
 def test_a_client_is_a_batch_and_the_largest_comes_first(data, monkeypatch):
@@ -379,7 +416,7 @@ def test_a_capture_that_fails(data, imitated, monkeypatch, caplog):
     monkeypatch.setattr("torch.cuda.graph", fail)
     with caplog.at_level(logging.WARNING):
         assert_same(*both(FedLoGe, data, OnCPU(lanes=3), beta=0.3, gamma=1.0))
-    assert "its step cannot be captured: operation not permitted" in caplog.records[0].message
+    assert "its step cannot be captured (RuntimeError: operation not permitted" in caplog.records[0].message
 
 
 class Branches(FedAvg):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from broken import Dies, Fails
+from broken import DiesAtTwo, DivergesAtTwo, FailsAtTwo
 from fedloge.errors import ConfigError, RunError
-from fedloge.executors import ClientTask, LocalSettings, Processes, Serial, make_executor
+from fedloge.executors import ClientFailure, ClientTask, LocalSettings, Processes, Serial, make_executor
 from fedloge.executors.base import ClientResult, largest_first
 from fedloge.executors.processes import Slab
 from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedRep
@@ -44,6 +44,16 @@ def rounds(executor, method, data, count=2):
         state = FederatedState(number, state.shared, state.clients).with_shared(changed)
     executor.close()
     return state, results
+
+
+def one_round(executor, method, data):
+    """The outcomes of a first round."""
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    tasks = [ClientTask(client, 1, method.phases(1)) for client in range(data.num_clients)]
+    outcomes = list(executor.run(state.shared, state.clients, tasks))
+    executor.close()
+    return outcomes
 
 
 @pytest.mark.parametrize(
@@ -92,12 +102,27 @@ def test_a_worker_that_dies_is_replaced_and_its_client_trained_again(data):
     assert same(expected.shared.tensors, method.aggregate(iter(updates), state, torch.Generator()))
 
 
-@pytest.mark.parametrize(
-    ("method", "message"), [(Fails, "no loss today"), (Dies, r"a worker died 3 times \(exit code 9\)")]
-)
-def test_what_goes_wrong_in_a_worker_is_told(data, method, message):
-    with pytest.raises(RunError, match=message):
-        rounds(Processes(2), build(method), data)
+@pytest.mark.parametrize("executor", [Serial, lambda: Processes(2)])
+def test_a_client_that_fails_is_told_and_the_others_go_on(data, executor):
+    outcomes = one_round(executor(), build(FailsAtTwo), data)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, ClientFailure)]
+    assert [(failure.client, failure.reason) for failure in failures] == [(2, "ValueError: no loss today")]
+    assert "in local_losses" in failures[0].details
+    assert [outcome.update.client for outcome in outcomes if outcome not in failures] == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("executor", [Serial, lambda: Processes(2)])
+def test_what_is_not_finite_is_a_failure(data, executor):
+    outcomes = one_round(executor(), build(DivergesAtTwo), data)
+    assert isinstance(outcomes[2], ClientFailure)
+    assert outcomes[2].reason == "backbone.stages.0.weight in its update is not finite"
+    assert sum(isinstance(outcome, ClientFailure) for outcome in outcomes) == 1
+
+
+def test_a_client_that_kills_its_workers_is_a_failure(data):
+    outcomes = one_round(Processes(2), build(DiesAtTwo), data)
+    assert outcomes[2].reason == "its worker died 3 times (exit code 9): out of memory?"
+    assert sum(isinstance(outcome, ClientFailure) for outcome in outcomes) == 1
 
 
 def test_what_a_worker_cannot_find_is_told(data, monkeypatch):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.checks import check_positive
+from fedloge.checks import check_choice, check_positive
 from fedloge.errors import ConfigError
 
 Profile = Literal["exponential", "step"]
@@ -35,8 +35,10 @@ def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile
         profile: ``exponential`` or ``step``.
 
     Raises:
-        ConfigError: If a class would be left without images.
+        ConfigError: If a class would be left without images, or an argument is out of range.
     """
+    check_choice("data.profile", profile, get_args(Profile))
+    factor = max_over_min(factor)
     positions = np.arange(num_classes) / max(num_classes - 1, 1)
     exponents = positions if profile == "exponential" else (positions > 0.5).astype(float)
     counts = np.floor(n_max * (1 / factor) ** exponents * (1 + 1e-12)).astype(np.int64)

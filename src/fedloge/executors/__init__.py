@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 
-from fedloge.executors.base import ClientResult, ClientTask, Executor, LocalSettings
+from fedloge.executors.base import ClientFailure, ClientResult, ClientTask, Executor, LocalSettings, Outcome
 from fedloge.executors.cuda import Cohort, obstacle
 from fedloge.executors.processes import Processes, num_cores
 from fedloge.executors.ray import Ray
@@ -12,11 +12,13 @@ from fedloge.executors.serial import Serial
 from fedloge.methods.base import Method
 
 __all__ = [
+    "ClientFailure",
     "ClientResult",
     "ClientTask",
     "Cohort",
     "Executor",
     "LocalSettings",
+    "Outcome",
     "Processes",
     "Ray",
     "Serial",

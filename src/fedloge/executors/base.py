@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +40,17 @@ class FederatedData(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a local fit runs: the run's seed, Lightning's arguments and the device they amount to, torch's threads."""
+    """How a local fit runs.
+
+    Args:
+        seed: Of the run.
+        accelerator: Lightning's, as the next two.
+        devices: See above.
+        precision: See above.
+        device: What they amount to.
+        threads: Of torch.
+        attempts: How often a client is tried.
+    """
 
     seed: int
     accelerator: str = "cpu"
@@ -47,6 +58,7 @@ class LocalSettings:
     precision: Any = "32-true"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 1
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,23 @@ class ClientTask:
 
 
 @dataclass(frozen=True)
+class ClientFailure:
+    """That a client could not be trained, why in one line, and where there was an error its traceback."""
+
+    client: int
+    reason: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
 class ClientResult:
     """What came of a task: the update for the server, and the personal state, which only the store sees."""
 
     update: ClientUpdate
     personal: Tensors
+
+
+Outcome = ClientResult | ClientFailure
 
 
 class Executor(ABC):
@@ -78,7 +102,7 @@ class Executor(ABC):
         self.method, self.data, self.settings = method, data, settings
 
     @abstractmethod
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in the order of the tasks."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to give back
@@ -91,8 +115,8 @@ def largest_first(
     window: int,
     idle: Callable[[], Worker | None],
     submit: Callable[[Worker, int], None],
-    collect: Callable[[], tuple[int, ClientResult]],
-) -> Iterator[ClientResult]:
+    collect: Callable[[], tuple[int, Outcome]],
+) -> Iterator[Outcome]:
     """Hand tasks to workers, the largest first, and yield the results in the order of the tasks.
 
     A result waits until its turn has come; no task is handed out that is ``window`` or more places ahead of the next
@@ -106,7 +130,7 @@ def largest_first(
         submit: Gives a worker the task at a position.
         collect: Waits for any worker and returns position and result.
     """
-    waiting: dict[int, ClientResult] = {}
+    waiting: dict[int, Outcome] = {}
     todo = sorted(range(len(tasks)), key=lambda position: (-sizes[position], position))
     for turn in range(len(tasks)):
         while turn not in waiting:
@@ -119,6 +143,42 @@ def largest_first(
             position, result = collect()
             waiting[position] = result
         yield waiting.pop(turn)
+
+
+def attempt_client(
+    method: Method,
+    data: FederatedData,
+    settings: LocalSettings,
+    task: ClientTask,
+    shared: SharedState,
+    personal: Tensors,
+) -> Outcome:
+    """:func:`train_client`, where an error and a result that is not finite become a :class:`ClientFailure`."""
+    reason = details = ""
+    for _ in range(settings.attempts):
+        try:
+            result = train_client(method, data, settings, task, shared, personal)
+        except Exception as error:
+            reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
+        else:
+            reason = not_finite(result)
+            if not reason:
+                return result
+    return ClientFailure(task.client, reason, details)
+
+
+def not_finite(result: ClientResult) -> str:
+    """What in a result is NaN or infinite; empty where all is well. One check per tensor, after the training."""
+    parts = {"update": result.update.tensors, "report": result.update.report, "personal state": result.personal}
+    for part, tensors in parts.items():
+        floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+        if not floating:
+            continue
+        finite = torch.stack([tensor.isfinite().all() for tensor in floating.values()])
+        if not bool(finite.all()):
+            name = next(name for name, ok in zip(floating, finite.tolist(), strict=True) if not ok)
+            return f"{name} in its {part} is not finite"
+    return ""
 
 
 def train_client(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,13 +19,15 @@ from fedloge.data.resident import Resident
 from fedloge.devices import upload
 from fedloge.errors import ConfigError
 from fedloge.executors.base import (
-    ClientResult,
+    ClientFailure,
     ClientTask,
     Executor,
     FederatedData,
     LocalSettings,
+    Outcome,
     interrupts_as_usual,
     local_trainer,
+    not_finite,
     quiet_lightning,
 )
 from fedloge.executors.lane import Done, Lane, PhaseKey, phase_key
@@ -94,19 +97,30 @@ class Cohort(Executor):
         super().start(method, data, settings)
         self._forget()
 
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order, when the fit that trains it is over."""
         window = max(4 * (self.asked_lanes or LANES), WAITING_BYTES // num_bytes(self.method.state_dict()))
         for start in range(0, len(tasks), window):
-            cohort = CohortModule(self, shared, clients, tasks[start : start + window])
-            with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
-                local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(cohort.tasks)))
-            for position in range(len(cohort.tasks)):
-                yield cohort.done.pop(position).result()
+            part = tasks[start : start + window]
+            outcomes = self._fit(shared, clients, part)
+            for _ in range(self.settings.attempts - 1):
+                again = [position for position, outcome in outcomes.items() if isinstance(outcome, ClientFailure)]
+                if again:
+                    second = self._fit(shared, clients, [part[position] for position in again])
+                    outcomes |= {again[number]: outcome for number, outcome in second.items()}
+            for position in range(len(part)):
+                yield outcomes.pop(position)
 
     def close(self) -> None:
         """Give back the device's memory."""
         self._forget()
+
+    def _fit(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> dict[int, Outcome]:
+        """What comes of tasks, by position."""
+        cohort = CohortModule(self, shared, clients, tasks)
+        with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
+            local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(tasks)))
+        return {position: _outcome(cohort.done.pop(position)) for position in range(len(tasks))}
 
     # What the fit asks for -----------------------------------------------------------------------------------
 
@@ -219,7 +233,7 @@ class CohortModule(LightningModule):
         counts = executor.data.client_counts
         work = [sum(counts(task.client)) * sum(phase.epochs for phase in task.phases) for task in tasks]
         self.todo = deque(sorted(range(len(tasks)), key=lambda position: -work[position]))
-        self.done: dict[int, Done] = {}
+        self.done: dict[int, Done | ClientFailure] = {}
         """What came of the tasks, by position."""
         self._lanes: dict[Lane, int] = {}
 
@@ -245,7 +259,16 @@ class CohortModule(LightningModule):
                 return
             self._lanes[lane] = position = self.todo.popleft()
             lane.submit(self.tasks[position], self.clients[self.tasks[position].client])
-        done = lane.turn()
+        done: Done | ClientFailure | None
+        try:
+            done = lane.turn()
+        except torch.OutOfMemoryError as error:
+            problem = "do not fit in the device's memory"
+            raise ConfigError("trainer.executor.lanes", len(self._lanes), problem, "Ask for fewer.") from error
+        except Exception as error:
+            lane.cancel()
+            reason = f"{type(error).__name__}: {error}"
+            done = ClientFailure(self.tasks[self._lanes[lane]].client, reason, traceback.format_exc())
         if done is not None:
             self.done[self._lanes[lane]] = done
 
@@ -271,6 +294,15 @@ def obstacle(method: Method, settings: LocalSettings) -> str | None:
         if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
             return f"does not call {name}, which {type(method).__name__} has of its own"
     return None
+
+
+def _outcome(done: Done | ClientFailure) -> Outcome:
+    """A result that is not finite is a failure."""
+    if isinstance(done, ClientFailure):
+        return done
+    result = done.result()
+    reason = not_finite(result)
+    return ClientFailure(result.update.client, reason) if reason else result
 
 
 def _wait(device: torch.device) -> None:

@@ -228,20 +228,22 @@ class Lane:
         """
         client = self._client(task)
         self.method.client = client
+        cosine = 1.0
         with torch.cuda.stream(self.stream), self.random:
-            self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
-            program, size = self.program(phase), self._sizes(client.num_examples)[0]
-            program.eager(size)
-            self.position.zero_()
-            with Watch(self.method) as watch:
+            try:
+                self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
+                program, size = self.program(phase), self._sizes(client.num_examples)[0]
                 program.eager(size)
-            cosine = program.cosine(size) if torch.is_autocast_enabled(self.device.type) else 1.0
-            obstacle = self._own_begin() or watch.obstacle
-            if self.graphs and obstacle is None:
-                try:
+                self.position.zero_()
+                with Watch(self.method) as watch:
+                    program.eager(size)
+                if torch.is_autocast_enabled(self.device.type):
+                    cosine = program.cosine(size)
+                obstacle = self._own_begin() or watch.obstacle
+                if self.graphs and obstacle is None:
                     program.capture(size)
-                except RuntimeError as error:
-                    obstacle = f"cannot be captured: {error}"
+            except Exception as error:  # in training it will be the client's failure
+                obstacle = f"cannot be captured ({type(error).__name__}: {error})"
         return obstacle, cosine
 
     def _own_begin(self) -> str | None:
@@ -329,11 +331,12 @@ class Program:
             group["fused"], group["foreach"] = alike, not alike
 
     def cosine(self, size: int) -> float:
-        """Between the gradients of a batch under autocast and without it; 1 where there is none."""
+        """Between the gradients of a batch under autocast and without it; 1 where there is none without it."""
         gradient = self._gradient(size)
         with torch.autocast(self.lane.device.type, enabled=False):
             exact = self._gradient(size)
-        return float(functional.cosine_similarity(gradient, exact, dim=0)) if exact.any() else 1.0
+        none = not exact.any() or not exact.isfinite().all()
+        return 1.0 if none else float(functional.cosine_similarity(gradient, exact, dim=0))
 
     def _gradient(self, size: int) -> Tensor:
         """Of the first batch of the page, all parameters in one, float64 [number of parameters]."""

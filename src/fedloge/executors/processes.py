@@ -20,13 +20,15 @@ from torch import Tensor, multiprocessing
 from fedloge.checks import check_least
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
+    ClientFailure,
     ClientResult,
     ClientTask,
     Executor,
     FederatedData,
     LocalSettings,
+    Outcome,
+    attempt_client,
     largest_first,
-    train_client,
 )
 from fedloge.methods.base import Method
 from fedloge.state import ClientStore, SharedState, Tensors, num_bytes
@@ -67,7 +69,7 @@ class Processes(Executor):
             raise ConfigError("trainer.executor", "processes", problem, "Take serial, or --trainer.accelerator=cpu.")
         super().start(method, data, settings)
 
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order."""
         self._open(min(self.workers, len(tasks)))
         assert self._down is not None
@@ -84,21 +86,24 @@ class Processes(Executor):
             own = worker.slab.pack(clients[tasks[position].client])
             worker.pipe.send(_Order(tasks[position], layout, fixed, own))
 
-        def collect() -> tuple[int, ClientResult]:
+        def collect() -> tuple[int, Outcome]:
             by_pipe: dict[Any, int] = {worker.pipe: position for position, worker in busy.items()}
             pipe: Any = wait(by_pipe)[0]
             position = by_pipe[pipe]
             try:
-                answer: _Answer | _Failure = pipe.recv()
+                answer: _Answer | ClientFailure | _Failure = pipe.recv()
             except (EOFError, OSError):
-                self._replace(busy[position], tasks[position])
-                submit(busy.pop(position), position)
+                worker = busy.pop(position)
+                failure = self._replace(worker, tasks[position])
+                if failure is not None:
+                    return position, failure
+                submit(worker, position)
                 return collect()
             worker = busy.pop(position)
             worker.attempts = 0
             if isinstance(answer, _Failure):
                 raise RunError(f"client {tasks[position].client} failed in a worker:\n{answer.text}")
-            return position, worker.read(answer)
+            return position, worker.read(answer) if isinstance(answer, _Answer) else answer
 
         window = max(4 * len(self._pool), WAITING_BYTES // max(num_bytes(shared.tensors), 1))
         try:
@@ -130,18 +135,18 @@ class Processes(Executor):
             problem = f"cannot send method or data to a worker: {error}"
             raise ConfigError("trainer.executor", "processes", problem, NOT_FOUND) from error
 
-    def _replace(self, worker: _Worker, task: ClientTask) -> None:
+    def _replace(self, worker: _Worker, task: ClientTask) -> ClientFailure | None:
+        """Start a worker anew; a client that has cost too many of them is a failure."""
         worker.attempts += 1
         worker.process.join(timeout=5)
         code = worker.process.exitcode
         worker.stop()
-        if worker.attempts >= MAX_ATTEMPTS:
-            raise RunError(
-                f"a worker died {MAX_ATTEMPTS} times (exit code {code}) while training client {task.client}. "
-                "Out of memory? Choose fewer --trainer.executor.workers."
-            )
         worker.open()
         self._equip(worker)
+        if worker.attempts < MAX_ATTEMPTS:
+            return None
+        worker.attempts = 0
+        return ClientFailure(task.client, f"its worker died {MAX_ATTEMPTS} times (exit code {code}): out of memory?")
 
 
 @dataclass(frozen=True)
@@ -261,7 +266,7 @@ def _work(pipe: Any) -> None:
         while True:
             order: _Order = pipe.recv()
             try:
-                answer: _Answer | _Failure = _train(method, data, settings, down, slab, order)
+                answer: _Answer | ClientFailure | _Failure = _train(method, data, settings, down, slab, order)
             except Exception:
                 answer = _Failure(traceback.format_exc())
             pipe.send(answer)
@@ -269,11 +274,13 @@ def _work(pipe: Any) -> None:
 
 def _train(
     method: Method, data: FederatedData, settings: LocalSettings, down: Slab, slab: Slab, order: _Order
-) -> _Answer:
+) -> _Answer | ClientFailure:
     entries = down.unpack(order.shared)
     fixed = {name: entries.pop(name) for name in order.fixed}
     personal = {name: tensor.clone() for name, tensor in slab.unpack(order.personal).items()}
-    result = train_client(method, data, settings, order.task, SharedState(entries, fixed), personal)
+    result = attempt_client(method, data, settings, order.task, SharedState(entries, fixed), personal)
+    if isinstance(result, ClientFailure):
+        return result
     parts = {"u": result.update.tensors, "p": result.personal, "r": result.update.report}
     tensors = {f"{part}/{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
     bare = ClientResult(replace(result.update, tensors={}, report={}), {})

@@ -14,13 +14,13 @@ import torch
 from fedloge.checks import check_least, check_positive
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
-    ClientResult,
     ClientTask,
     Executor,
     FederatedData,
     LocalSettings,
+    Outcome,
+    attempt_client,
     largest_first,
-    train_client,
 )
 from fedloge.methods.base import Method
 from fedloge.state import ClientStore, SharedState, Tensors
@@ -59,7 +59,7 @@ class Ray(Executor):
         super().start(method, data, settings)
         self._connect()
 
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order."""
         ray = self._connect()
         self._hire(ray, len(tasks))
@@ -77,7 +77,7 @@ class Ray(Executor):
             future = actor.train.remote(task, broadcast, dict(clients[task.client]))
             pending[future] = position, actor
 
-        def collect() -> tuple[int, ClientResult]:
+        def collect() -> tuple[int, Outcome]:
             while True:
                 while lost and (actor := idle()) is not None:
                     submit(actor, lost.pop())
@@ -157,9 +157,9 @@ class Actor:
         self.method, self.data, self.settings = equipment
         torch.set_num_threads(self.settings.threads)
 
-    def train(self, task: ClientTask, shared: SharedState, personal: Tensors) -> ClientResult:
+    def train(self, task: ClientTask, shared: SharedState, personal: Tensors) -> Outcome:
         """Train one client."""
-        return train_client(self.method, self.data, self.settings, task, shared, personal)
+        return attempt_client(self.method, self.data, self.settings, task, shared, personal)
 
 
 def _check_reachable(address: str | None) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedloge.executors.base import ClientResult, ClientTask, Executor, train_client
+from fedloge.executors.base import ClientTask, Executor, Outcome, attempt_client
 from fedloge.state import ClientStore, SharedState
 
 
 class Serial(Executor):
     """The reference executor: one module, trained for one client at a time."""
 
-    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[ClientResult]:
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order."""
         for task in tasks:
-            yield train_client(self.method, self.data, self.settings, task, shared, clients[task.client])
+            yield attempt_client(self.method, self.data, self.settings, task, shared, clients[task.client])

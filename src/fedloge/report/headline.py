@@ -1,0 +1,280 @@
+"""The numbers that stand for a run, with what they mean, and how several runs compare."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedloge.evaluation.shots import SHOTS
+from fedloge.report.figures.base import percent
+from fedloge.report.figures.clients import worst_words
+from fedloge.report.run_data import RunData
+from fedloge.report.tables import PRIVILEGES
+
+GENERIC = {"accuracy": "acc", "many": "acc_many", "medium": "acc_medium", "few": "acc_few"}
+PERSONAL = {
+    "mean": "acc_mean",
+    "std": "acc_std",
+    "worst tenth": "acc_worst_decile",
+    "many": "acc_many",
+    "medium": "acc_medium",
+    "few": "acc_few",
+}
+"""Columns of the tables and the keys of ``summary.json`` that fill them."""
+
+OVER_SEEDS = {
+    "GM": ("global", "acc"),
+    "GM few": ("global", "acc_few"),
+    "PM": ("personal", "acc_mean"),
+    "PM worst tenth": ("personal", "acc_worst_decile"),
+}
+"""Columns of the table over seeds: view and key of ``summary.json``."""
+
+NOT_SETTINGS = ("trainer.seed", "trainer.run_dir", "trainer.overwrite", "trainer.threads", "seed_everything", "report")
+"""Options in which runs of one setting may differ."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A headline number.
+
+    Args:
+        title: What it is.
+        value: The number with its unit.
+        meaning: What it means, in plain words.
+        details: Numbers beside it, a line each.
+    """
+
+    title: str
+    value: str
+    meaning: str
+    details: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading; the first ``names`` columns are words, the others numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    names: int = 1
+
+
+def cards(run: RunData) -> list[Card]:
+    """The headline numbers of one run."""
+    found = [_generic_card(run), _few_card(run), _personal_card(run), _worst_card(run), _cost_card(run)]
+    return [card for card in found if card is not None]
+
+
+def tables(runs: Sequence[RunData]) -> list[Table]:
+    """Accuracies of the generic and of the personal models, before and after the last step, and over seeds."""
+    found = [
+        _accuracies("Generic model on the global test set", runs, "global", GENERIC),
+        _accuracies("Personal models on their clients' own test sets", runs, "personal", PERSONAL),
+        _over_seeds(runs),
+    ]
+    return [table for table in found if table is not None]
+
+
+def facts_table(runs: Sequence[RunData]) -> Table:
+    """:func:`facts` of several runs."""
+    columns = [name for name, _ in facts(runs[0])]
+    return Table("", columns, [[value for _, value in facts(run)] for run in runs], names=len(columns))
+
+
+def facts(run: RunData) -> list[tuple[str, str]]:
+    """What was run, in a few words."""
+    partition = run.partition
+    return [
+        ("run", run.name),
+        ("method", run.method),
+        ("data", f"{run.summary['dataset']}, {len(run.class_names)} classes, {int(run.class_counts.sum()):,} images"),
+        ("long tail", f"IF {partition.imbalance_factor:g} (max/min)"),
+        ("clients", f"{len(partition.train)}, {partition.scheme}" + _alpha(run)),
+        ("rounds", str(run.summary["rounds"])),
+        ("seed", str(run.summary["seed"])),
+        ("partition", partition.sha256[:12]),
+    ]
+
+
+def warnings(runs: Sequence[RunData]) -> list[str]:
+    """What a reader must know before reading or comparing the numbers."""
+    found = [
+        f"{run.name}: privileged knowledge, {PRIVILEGES.get(name, name)}."
+        for run in runs
+        for name in run.summary.get("privileged", ())
+    ]
+    for run in runs:
+        if run.summary["mask_absent"] != "off":
+            found.append(
+                f"{run.name}: classes absent from a client's training data were masked in its personal model, which is "
+                "knowledge that other methods do not use."
+            )
+    if len({run.partition.sha256 for run in runs}) > 1:
+        found.append("The runs were not made on the same partition: clients and test sets differ between them.")
+    if len({run.summary["shots"]["rule"] for run in runs}) > 1:
+        found.append("The runs group classes into many, medium and few by different rules.")
+    rounds = sorted({int(run.summary["rounds"]) for run in runs})
+    if len(rounds) > 1:
+        found.append(f"The runs have different numbers of rounds: {', '.join(map(str, rounds))}.")
+    return found
+
+
+def differences(runs: Sequence[RunData]) -> Table | None:
+    """The options in which runs differ; None for a single one."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.config))
+    rows = []
+    for key in keys:
+        values = [_value(run.config.get(key, "")) for run in runs]
+        if len(set(values)) > 1 and key != "trainer.run_dir":
+            rows.append([key, *values])
+    return (
+        Table("Options in which the runs differ", ["option", *(run.name for run in runs)], rows, len(runs) + 1)
+        if rows
+        else None
+    )
+
+
+def shot_words(runs: Sequence[RunData]) -> str:
+    """How classes were grouped and how many there are of each; run by run where that differs."""
+    words = {run.name: _shot_words(run) for run in runs}
+    if len(set(words.values())) == 1:
+        return words[runs[0].name]
+    return "; ".join(f"{name}: {text}" for name, text in words.items())
+
+
+def stages(run: RunData, view: str) -> list[tuple[str, bool]]:
+    """What the rows of a run are called, and whether they are from before the last step, if that changed anything."""
+    if not run.changed(view):
+        return [("as trained", False)]
+    return [("as trained", True), (f"after {run.last_step}", False)]
+
+
+def _shot_words(run: RunData) -> str:
+    rules = {
+        "mass": "the most frequent classes up to the one that crosses 75 % of the training images are many-shot, those "
+        "up to the one that crosses 95 % medium-shot, the rest few-shot",
+        "count": "many-shot classes have more than 100 training images, medium-shot 20 to 100, few-shot fewer than 20",
+    }
+    rule = run.summary["shots"]["rule"]
+    sizes = ", ".join(f"{list(run.groups).count(group)} {group}" for group in SHOTS)
+    return f"{rules.get(rule, rule)} ({sizes})"
+
+
+# Cards -------------------------------------------------------------------------------------------------------
+
+
+def _generic_card(run: RunData) -> Card | None:
+    part = run.headline("global")
+    if part is None:
+        return None
+    meaning = "of the global test images are recognised by the one model that all clients share."
+    groups = ", ".join(f"{group} {percent(part[f'acc_{group}'])}" for group in SHOTS)
+    return Card("Generic model (GM)", percent(part["acc"]), meaning, [groups, *_change(run, "global", "acc")])
+
+
+def _few_card(run: RunData) -> Card | None:
+    part = run.headline("global")
+    if part is None or "few" not in run.groups:
+        return None
+    rare = [c for c, group in enumerate(run.groups) if group == "few"]
+    share = float(run.class_counts[rare].sum() / run.class_counts.sum())
+    meaning = (
+        f"of the test images of the {len(rare)} few-shot classes, which have {percent(share)} of the training images, "
+        "are recognised by the generic model."
+    )
+    return Card("Rare classes", percent(part["acc_few"]), meaning, _change(run, "global", "acc_few"))
+
+
+def _personal_card(run: RunData) -> Card | None:
+    part = run.headline("personal")
+    if part is None:
+        return None
+    meaning = "accuracy of a client's own model on that client's own test set, averaged over the clients."
+    spread = f"{percent(part['acc_std'])} standard deviation between clients"
+    details = [spread, *_change(run, "personal", "acc_mean")]
+    return Card("Personal models (PM)", percent(part["acc_mean"]), meaning, details)
+
+
+def _worst_card(run: RunData) -> Card | None:
+    part, scores = run.headline("personal"), run.clients.get("personal")
+    if part is None or scores is None:
+        return None
+    meaning = "mean accuracy of the tenth of the clients whose personal models do worst."
+    return Card("Worst tenth", percent(part["acc_worst_decile"]), meaning, [worst_words(scores)])
+
+
+def _cost_card(run: RunData) -> Card | None:
+    if "time/round_s" not in run.metrics:
+        return None
+    seconds = float(np.median(run.metrics["time/round_s"]))
+    up, down = (float(np.median(run.metrics[f"comm/bytes_{way}"])) / 1e6 for way in ("up", "down"))
+    meaning = "of training and evaluation, the median of the evaluated rounds."
+    details = [f"{up:.3g} MB up and {down:.3g} MB down a round"]
+    if run.summary["seconds"]:
+        details.append(f"{run.summary['seconds']:.0f} s for the whole run")
+    return Card("Time of a round", f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s", meaning, details)
+
+
+def _change(run: RunData, view: str, key: str) -> list[str]:
+    before, after = run.headline(view, before=True), run.headline(view)
+    if not run.changed(view) or not before or not after or before[key] is None or after[key] is None:
+        return []
+    return [f"{percent(before[key])} before {run.last_step} ({100 * (after[key] - before[key]):+.1f} points)"]
+
+
+def _alpha(run: RunData) -> str:
+    return "" if run.partition.scheme == "iid" else f" α {run.partition.alpha:g}"
+
+
+# Tables ------------------------------------------------------------------------------------------------------
+
+
+def _accuracies(title: str, runs: Sequence[RunData], view: str, columns: Mapping[str, str]) -> Table | None:
+    rows = []
+    for run in runs:
+        for stage, before in stages(run, view):
+            part = run.headline(view, before)
+            if part is not None:
+                rows.append([run.name, run.method, stage, *(percent(part[key]) for key in columns.values())])
+    table = Table(title, ["run", "method", "classifiers", *columns], rows, names=3)
+    return (table if len(runs) > 1 else _without_run(table)) if rows else None
+
+
+def _without_run(table: Table) -> Table:
+    """What a report of a single run need not say in every row."""
+    return Table(table.title, table.columns[2:], [row[2:] for row in table.rows], names=1)
+
+
+def _over_seeds(runs: Sequence[RunData]) -> Table | None:
+    """Mean and sample standard deviation of the headlines over runs that differ in nothing but their seed."""
+    settings: dict[str, list[RunData]] = {}
+    for run in runs:
+        kept = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}
+        if kept:
+            settings.setdefault(json.dumps([run.partition.sha256, kept], default=str, sort_keys=True), []).append(run)
+    rows = []
+    for group in settings.values():
+        if len({run.summary["seed"] for run in group}) == len(group) > 1:
+            for stage, before in max((stages(group[0], view) for view in ("global", "personal")), key=len):
+                cells = [_mean_std(group, view, key, before) for view, key in OVER_SEEDS.values()]
+                rows.append([group[0].method, f"{len(group)} seeds", stage, *cells])
+    title = "Mean ± sample standard deviation over runs that differ in the seed alone"
+    return Table(title, ["method", "runs", "classifiers", *OVER_SEEDS], rows, names=3) if rows else None
+
+
+def _mean_std(group: Sequence[RunData], view: str, key: str, before: bool) -> str:
+    parts = [run.headline(view, before) for run in group]
+    values = [100 * part[key] for part in parts if part is not None and part[key] is not None]
+    if len(values) < len(group):
+        return "–"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %"
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,384 @@
+"""What a report says of a run, read from the files of its folder: no model is built and no images are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fedloge.checkpoint import RunFolder
+from fedloge.data.partition import Partition
+from fedloge.data.splits import Ints
+from fedloge.data.statistics import Floats
+from fedloge.errors import DataError, RunError
+
+BEFORE = "_before"
+"""Suffix of a view whose numbers are from before the last step of the method (realignment, fine-tuning)."""
+
+OLD = "before_realignment/"
+"""Prefix of such columns of ``metrics.csv``."""
+
+T = TypeVar("T")
+
+LAST_STEPS = {"realigned": "realignment", "fine-tuned": "fine-tuning"}
+"""What a method did after the last round, by what ``summary.json`` says it made of the models (``finalized``)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClientScores:
+    """A row of ``per_client.csv`` per client that has test images, of the last round; every field has length K'."""
+
+    client: Ints
+    n_train: Ints
+    n_test: Ints
+    accuracy: Floats
+    macro_f1: Floats
+
+    def worst_tenth(self) -> Ints:
+        """Positions of the tenth of the clients with the lowest accuracy, at least one, the worst first."""
+        result: Ints = np.argsort(self.accuracy, kind="stable")[: math.ceil(len(self.accuracy) / 10)]
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """The cells of a confusion matrix that are not zero; with thousands of classes the whole would not fit in memory.
+
+    Args:
+        true: Class of the images of each cell, [n].
+        predicted: What the model said, [n].
+        count: How many they are, [n].
+        num_classes: C.
+    """
+
+    true: Ints
+    predicted: Ints
+    count: Ints
+    num_classes: int
+
+    def totals(self) -> Ints:
+        """Test images of every class, [C]."""
+        return np.bincount(self.true, self.count, self.num_classes).astype(np.int64)
+
+    def block(self, classes: Ints) -> Ints:
+        """The rows and columns of some of the classes, in their order, int64 [m, m]."""
+        position = np.full(self.num_classes, -1)
+        position[classes] = np.arange(len(classes))
+        rows, columns = position[self.true], position[self.predicted]
+        inside = (rows >= 0) & (columns >= 0)
+        matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
+        matrix[rows[inside], columns[inside]] = self.count[inside]
+        return matrix
+
+    def shares(self, classes: Ints) -> Floats:
+        """:meth:`block` in shares of all test images of the true class."""
+        shares: Floats = self.block(classes) / self.totals()[classes, None].clip(min=1)
+        return shares
+
+
+@dataclass(frozen=True, eq=False)
+class HeadNorms:
+    """Row norms of a linear classifier.
+
+    Args:
+        name: Of its module, ``psi`` for example.
+        norms: By stage (``trained``, ``final``): [C] of a shared head, [K, C] of one that every client has.
+    """
+
+    name: str
+    norms: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """A finished run.
+
+    Args:
+        name: How it is called in the report.
+        path: Its folder.
+        summary: ``summary.json``.
+        environment: ``environment.json``.
+        config_text: ``config.yaml``; empty for a run that was not started by the command line.
+        config: The same by dotted name, ``model.gamma`` for example, without ``class_path`` and ``init_args``.
+        metrics: Columns of ``metrics.csv``, nan where a round lacks a value; empty for a run realigned again.
+        class_names: Length C.
+        class_accuracy: By view, [C] of the last round, nan without test images.
+        class_tests: Test images behind these, by view, [C].
+        clients: By view.
+        confusion: By view, of the last round; empty for a run that did not write any.
+        partition: Who holds which images.
+        shared_heads: Classifiers that all clients share.
+        client_heads: Classifiers that each client has of its own.
+        frames: Classifiers that are fixed, [C, d], by name.
+        last_step: What the method did after the last round; None where it did nothing.
+    """
+
+    name: str
+    path: Path
+    summary: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    config_text: str
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Floats]
+    class_names: Sequence[str]
+    class_accuracy: Mapping[str, Floats]
+    class_tests: Mapping[str, Ints]
+    clients: Mapping[str, ClientScores]
+    confusion: Mapping[str, Confusion]
+    partition: Partition
+    shared_heads: Sequence[HeadNorms]
+    client_heads: Sequence[HeadNorms]
+    frames: Mapping[str, Tensor]
+    last_step: str | None
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.summary["method"])
+
+    @property
+    def groups(self) -> Sequence[str]:
+        """many, medium or few for every class."""
+        groups: list[str] = self.summary["shots"]["groups"]
+        return groups
+
+    @cached_property
+    def class_counts(self) -> Ints:
+        """N_c of the training set, [C]."""
+        counts: Ints = self.partition.train_counts.sum(0)
+        return counts
+
+    @cached_property
+    def by_count(self) -> Ints:
+        """The classes, most training images first."""
+        order: Ints = np.argsort(-self.class_counts, kind="stable")
+        return order
+
+    def changed(self, view: str) -> bool:
+        """Whether the last step changed the numbers of ``global`` or ``personal``."""
+        return self.last_step is not None and self.headline(view) != self.headline(view, before=True)
+
+    def headline(self, view: str, before: bool = False) -> Mapping[str, float] | None:
+        """Numbers of ``summary.json`` for ``global`` or ``personal``; None where there are none."""
+        source = self.summary["before_realignment"] if before else self.summary
+        part: Mapping[str, float] | None = source[view] if source else None
+        return part
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[RunData]:
+    """Read finished runs, each under a name that tells it from the others.
+
+    Raises:
+        RunError: If a folder is not a run, not finished, damaged, or given twice.
+    """
+    folders = [Path(path) for path in paths]
+    resolved = [folder.resolve() for folder in folders]
+    for position, folder in enumerate(resolved):
+        if folder in resolved[:position]:
+            raise RunError(f"{str(paths[position])!r} is given twice. Give every run once.")
+    return [read_run(path, name) for path, name in zip(folders, _names(resolved), strict=True)]
+
+
+def read_run(path: str | Path, name: str | None = None) -> RunData:
+    """Read a finished run.
+
+    Args:
+        path: Its folder.
+        name: How the report calls it; None takes the folder's name.
+
+    Raises:
+        RunError: If the folder is not a run, not finished or damaged.
+    """
+    folder = RunFolder(path).require()
+    if not (folder.path / "summary.json").is_file():
+        raise RunError(f"{str(path)!r} is not finished: it has no summary.json yet. Let `fedloge fit` end first.")
+    try:
+        return _read(folder, name or folder.path.resolve().name)
+    except (OSError, KeyError, ValueError, TypeError, IndexError, yaml.YAMLError, SafetensorError, DataError) as error:
+        reason = " ".join(str(error).split()) or "nothing can be read"
+        raise RunError(f"{str(path)!r} is damaged: {type(error).__name__}: {reason}.") from error
+
+
+def _read(folder: RunFolder, name: str) -> RunData:
+    """The run; what is from before a step that changed nothing is left out."""
+    summary = folder.read_json("summary.json")
+    config = folder.path / "config.yaml"
+    config_text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    partition = Partition.load(folder.path / "partition.json")
+    num_classes = len(summary["shots"]["groups"])
+    names, class_accuracy, class_tests = _classes(folder.rows("per_class.csv"), num_classes)
+    fixed = folder.read_json("checkpoints/final/state.json")["fixed"]
+    shared, personal = _heads(folder.path, num_classes, fixed)
+    step = LAST_STEPS.get(summary.get("finalized", "realigned"), "the last step")
+    before = summary["before_realignment"]
+    same = [view for view in ("global", "personal") if before and before[view] == summary[view]]
+    old_views = [view + BEFORE for view in same]
+    old_columns = tuple(f"{OLD}{view}/" for view in same)
+    return RunData(
+        name=name,
+        path=folder.path,
+        summary=summary,
+        environment=folder.read_json("environment.json"),
+        config_text=config_text,
+        config=dict(_flatten(yaml.safe_load(config_text) or {})),
+        metrics={
+            column: values
+            for column, values in _columns(folder.rows("metrics.csv")).items()
+            if not column.startswith(old_columns)
+        },
+        class_names=names,
+        class_accuracy=_without(class_accuracy, old_views),
+        class_tests=class_tests,
+        clients=_without(_clients(folder.rows("per_client.csv")), old_views),
+        confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), old_views),
+        partition=partition,
+        shared_heads=shared,
+        client_heads=personal,
+        frames=_frames(folder.path, num_classes, fixed),
+        last_step=step if summary["before_realignment"] else None,
+    )
+
+
+def _without(views: Mapping[str, T], dropped: Sequence[str]) -> dict[str, T]:
+    return {view: content for view, content in views.items() if view not in dropped}
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, with as many parents as it takes to tell them apart."""
+    depth = 1
+    while len({folder.parts[-depth:] for folder in folders}) < len(folders):
+        depth += 1
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        inner = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        if key == "class_path":
+            yield prefix, value
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, inner)
+        else:
+            yield inner, value
+
+
+# Tables ------------------------------------------------------------------------------------------------------
+
+
+def _number(cell: str | None) -> float:
+    return float(cell) if cell else math.nan
+
+
+def _columns(rows: Sequence[Mapping[str, str]]) -> dict[str, Floats]:
+    names = list(rows[0]) if rows else []
+    return {name: np.array([_number(row[name]) for row in rows]) for name in names}
+
+
+def _last_by_view(rows: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:
+    """The rows of the last round, by view."""
+    last = max((int(row["round"]) for row in rows), default=0)
+    views: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        if int(row["round"]) == last:
+            views.setdefault(row["view"], []).append(row)
+    return views
+
+
+def _classes(
+    rows: Sequence[Mapping[str, str]], num_classes: int
+) -> tuple[list[str], dict[str, Floats], dict[str, Ints]]:
+    """Names of the classes; accuracies and numbers of test images by view."""
+    names, accuracies, tests = [str(c) for c in range(num_classes)], {}, {}
+    for view, part in _last_by_view(rows).items():
+        accuracies[view] = np.full(num_classes, math.nan)
+        tests[view] = np.zeros(num_classes, dtype=np.int64)
+        for row in part:
+            c = int(row["class"])
+            names[c] = row["name"]
+            accuracies[view][c], tests[view][c] = _number(row["accuracy"]), int(row["n_test"])
+    return _unique(names), accuracies, tests
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
+
+
+def _clients(rows: Sequence[Mapping[str, str]]) -> dict[str, ClientScores]:
+    return {
+        view: ClientScores(
+            client=np.array([int(row["client"]) for row in part]),
+            n_train=np.array([int(row["n_train"]) for row in part]),
+            n_test=np.array([int(row["n_test"]) for row in part]),
+            accuracy=np.array([_number(row["accuracy"]) for row in part]),
+            macro_f1=np.array([_number(row["macro_f1"]) for row in part]),
+        )
+        for view, part in _last_by_view(rows).items()
+    }
+
+
+def _confusions(rows: Sequence[Mapping[str, str]], num_classes: int) -> dict[str, Confusion]:
+    cells: dict[str, list[list[int]]] = {}
+    for row in rows:
+        cells.setdefault(row["view"], []).append([int(row[name]) for name in ("class", "predicted", "count")])
+    columns = {view: np.array(part, dtype=np.int64).T for view, part in cells.items()}
+    if any(part[:2].max() >= num_classes for part in columns.values()):
+        raise ValueError(f"confusion.csv names a class beyond the {num_classes} of the run")
+    return {view: Confusion(part[0], part[1], part[2], num_classes) for view, part in columns.items()}
+
+
+# Tensors -----------------------------------------------------------------------------------------------------
+
+
+def _heads(path: Path, num_classes: int, fixed: Sequence[str]) -> tuple[list[HeadNorms], list[HeadNorms]]:
+    """The linear classifiers of the trained and the final state: matrices with a row per class, outside the body."""
+    shared: dict[str, dict[str, Floats]] = {}
+    personal: dict[str, dict[str, Floats]] = {}
+    for stage, checkpoint in (("trained", "last"), ("final", "final")):
+        for entry, tensor in _matrices(path / "checkpoints" / checkpoint / "shared.safetensors", num_classes):
+            if entry not in fixed:
+                shared.setdefault(_module(entry), {})[stage] = _norms(tensor)
+        clients: dict[str, dict[int, Floats]] = {}
+        for entry, tensor in _matrices(path / "checkpoints" / checkpoint / "clients.safetensors", num_classes):
+            client, _, own = entry.partition("/")
+            clients.setdefault(_module(own), {})[int(client)] = _norms(tensor)
+        for module, norms in clients.items():
+            personal.setdefault(module, {})[stage] = np.stack([norms[client] for client in sorted(norms)])
+    return _head_norms(shared), _head_norms(personal)
+
+
+def _head_norms(found: Mapping[str, Mapping[str, Floats]]) -> list[HeadNorms]:
+    return [HeadNorms(name, norms) for name, norms in found.items()]
+
+
+def _frames(path: Path, num_classes: int, fixed: Sequence[str]) -> dict[str, Tensor]:
+    matrices = _matrices(path / "checkpoints" / "final" / "shared.safetensors", num_classes)
+    return {_module(entry): tensor for entry, tensor in matrices if entry in fixed}
+
+
+def _matrices(path: Path, num_classes: int) -> Iterator[tuple[str, Tensor]]:
+    """Entries [C, d] of a file that do not belong to a backbone; the others are not read."""
+    if not path.is_file():
+        return
+    with safe_open(path, framework="pt") as file:
+        for entry in file.keys():  # noqa: SIM118, it is no mapping
+            shape = file.get_slice(entry).get_shape()
+            if "backbone" not in entry and len(shape) == 2 and shape[0] == num_classes:
+                yield entry, file.get_tensor(entry)
+
+
+def _module(entry: str) -> str:
+    return entry.rpartition(".")[0] or entry
+
+
+def _norms(weight: Tensor) -> NDArray[np.float64]:
+    norms: Floats = weight.double().norm(dim=1).numpy()
+    return norms

@@ -1,0 +1,83 @@
+"""The report as text: Markdown to read, CSV to compute with."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from fedloge.report import headline
+from fedloge.report.figures.base import percent
+from fedloge.report.figures.clients import worst_words
+from fedloge.report.headline import Table
+from fedloge.report.run_data import BEFORE, RunData
+
+
+def markdown(runs: Sequence[RunData]) -> str:
+    """Headline numbers, accuracies by class, the worst clients, cost and settings, as Markdown."""
+    blocks = [f"# {', '.join(run.name for run in runs)}"]
+    blocks += [_facts(run) for run in runs]
+    blocks += [f"> {warning}" for warning in headline.warnings(runs)]
+    blocks += [_table(table) for table in headline.tables(runs)]
+    blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs)}."]
+    for run in runs:
+        blocks += [_table(table) for table in (class_table(run),) if table.rows]
+        if "personal" in run.clients:
+            blocks.append(f"{run.name}: {worst_words(run.clients['personal'])}")
+    difference = headline.differences(runs)
+    blocks += [_table(difference)] if difference else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def class_table(run: RunData) -> Table:
+    """Accuracy of every class, by view, most training images first."""
+    columns = {view: view.replace("global", "generic").replace(BEFORE, ", before") for view in run.class_accuracy}
+    rows = [
+        [run.class_names[c], run.groups[c], f"{run.class_counts[c]}"]
+        + [percent(float(run.class_accuracy[view][c])) for view in columns]
+        for c in run.by_count
+    ]
+    title = f"Accuracy by class, {run.name}"
+    return Table(title, ["class", "group", "training images", *columns.values()], rows, names=2)
+
+
+def comma_separated(runs: Sequence[RunData]) -> str:
+    """A row per number: run, method, seed, round, model, stage (``trained`` or ``final``), item, measure, value.
+
+    The item is empty for a number of the whole, ``class NAME`` or ``client K``; values are shares, not percent.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "method", "seed", "round", "model", "stage", "item", "measure", "value"])
+    for run in runs:
+        about = [run.name, run.method, run.summary["seed"], run.summary["rounds"]]
+        writer.writerows([*about, *cells] for cells in _numbers(run))
+    return text.getvalue()
+
+
+def _numbers(run: RunData) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for view, model in (("global", "generic"), ("personal", "personal")):
+        for stage, suffix in (("trained", BEFORE), ("final", "")):
+            part = run.headline(view, before=bool(suffix)) or {}
+            rows += [[model, stage, "", measure, value] for measure, value in part.items() if value is not None]
+            classes = run.class_accuracy.get(view + suffix)
+            if classes is not None:
+                known = [c for c in range(len(classes)) if classes[c] == classes[c]]
+                rows += [[model, stage, f"class {run.class_names[c]}", "accuracy", f"{classes[c]:.6f}"] for c in known]
+            scores = run.clients.get(view + suffix)
+            if scores is not None:
+                pairs = zip(scores.client, scores.accuracy, strict=True)
+                rows += [[model, stage, f"client {k}", "accuracy", f"{value:.6f}"] for k, value in pairs]
+    return rows
+
+
+def _facts(run: RunData) -> str:
+    return f"**{run.name}**: " + ", ".join(f"{name} {value}" for name, value in headline.facts(run)) + "."
+
+
+def _table(table: Table) -> str:
+    line = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
+    rows = [table.columns, line, *table.rows]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return f"## {table.title}\n\n{text}" if table.title else text

@@ -1,0 +1,99 @@
+"""Making reports: one function for all formats, and the callback that makes one at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedloge.callbacks import FederatedCallback
+from fedloge.checks import check_choice
+from fedloge.errors import ConfigError, FedlogeError
+from fedloge.report.run_data import RunData, read_runs
+from fedloge.trainer import FederatedTrainer
+
+FORMATS = ("html", "md", "csv", "png")
+
+
+def write_report(paths: Sequence[str | Path], output: str | Path | None = None, format: str | None = None) -> Path:
+    """Write a report of one run, or of several side by side.
+
+    Args:
+        paths: Run folders.
+        output: The file; None takes ``report.html`` in the run's folder, or in the current one for several runs.
+        format: ``html``, ``md``, ``csv`` or ``png``; None goes by the ending of ``output``, or takes ``html``.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: If a folder is not a finished run.
+        ConfigError: If the format is unknown, a package is missing, or the file cannot be written.
+    """
+    format = format or _format_of(output)
+    check_choice("format", format, FORMATS)
+    target = Path(output) if output else (Path(paths[0]) if len(paths) == 1 else Path()) / f"report.{format}"
+    content = _render(read_runs(paths), format)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    except OSError as error:
+        raise ConfigError(
+            "output", str(target), f"cannot be written: {error.strerror}", "Choose another file."
+        ) from error
+    return target
+
+
+class WriteReport(FederatedCallback):
+    """Writes ``report.html`` into the run folder when a run ends; a report that fails never fails the run.
+
+    Args:
+        console: Where to say so; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+
+    def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
+        """Make the report from the files of the run, or say why there is none."""
+        try:
+            target = write_report([trainer.folder.path])
+        except Exception as error:
+            reason = str(error) if isinstance(error, FedlogeError) else repr(error)
+            self.console.print(f"no report: {reason}", soft_wrap=True, markup=False)
+        else:
+            self.console.print(f"report: {target}", soft_wrap=True, markup=False)
+
+
+def _format_of(output: str | Path | None) -> str:
+    suffix = Path(output).suffix.lstrip(".").lower() if output else "html"
+    if suffix not in FORMATS:
+        raise ConfigError("output", str(output), "does not tell the format by its ending", "Give --format too.")
+    return suffix
+
+
+def _render(runs: Sequence[RunData], format: str) -> bytes:
+    try:
+        match format:
+            case "html":
+                from fedloge.report.page import render
+
+                return render(runs).encode()
+            case "png":
+                from fedloge.report.pictures import picture
+
+                return picture(runs)
+            case "md":
+                from fedloge.report.text import markdown
+
+                return markdown(runs).encode()
+            case _:
+                from fedloge.report.text import comma_separated
+
+                return comma_separated(runs).encode()
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        problem = f"needs the package {package}, which is not installed"
+        raise ConfigError("format", format, problem, f"pip install {package}") from error

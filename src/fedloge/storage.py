@@ -1,0 +1,100 @@
+"""Files that are there whole or not at all, and that say when they are damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedloge.errors import RunError
+
+Shapes = Mapping[str, tuple[torch.dtype, Sequence[int]]]
+
+SAFETENSORS_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, bring it to the disk, then rename it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def write_tensors(path: Path, shapes: Shapes, tensors: Iterable[Tensor]) -> None:
+    """Write a safetensors file, one tensor after the other, so that they need never be in memory together.
+
+    Args:
+        path: The file; it is on the disk when this returns.
+        shapes: Type and shape of every entry by name.
+        tensors: The entries in the same order.
+    """
+    header, offset = {}, 0
+    for name, (dtype, shape) in shapes.items():
+        end = offset + torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            file.write(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk; what renamed a file is not durable before."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_sha256(content: Mapping[str, object]) -> str:
+    """Hash of a JSON object, whatever the order and layout of its file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def clear_os_errors(what: str) -> Iterator[None]:
+    """Turn an OSError (full disk, read-only folder) into one line.
+
+    Raises:
+        RunError: Saying what could not be written, and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{what} cannot be written: {error.strerror or error}.") from error

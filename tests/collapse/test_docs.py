@@ -1,0 +1,42 @@
+"""The examples of the documentation run."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from fedloge.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "neural_collapse.md").read_text()
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.rounds=2", "--trainer.local_epochs=1", "--trainer.run_dir=runs/quickstart"]
+    assert main(["fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), *short]) == 0
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names)
+    assert names["values"]["classes"] == 10
+    assert names["values"]["nc4"] > 0.1
+
+
+def test_the_page_names_what_is_there():
+    """Every figure and config exists, and every metric of the table is one that is measured."""
+    assert len(re.findall(r"\(figures/(\w+\.png)\)", PAGE)) == 4
+    for name in re.findall(r"\(figures/(\w+\.png)\)", PAGE):
+        assert (ROOT / "docs" / "figures" / name).stat().st_size < 100_000
+    for name in set(re.findall(r"`(?:configs/collapse/)?(\w+\.yaml)`", PAGE)):
+        assert (ROOT / "configs" / "collapse" / name).is_file()
+
+
+@pytest.mark.parametrize("module", ["measure"])
+def test_docstrings(module):
+    results = doctest.testmod(importlib.import_module(f"fedloge.analysis.collapse.{module}"))
+    assert results.attempted > 0
+    assert results.failed == 0

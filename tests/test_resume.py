@@ -1,0 +1,340 @@
+"""A run that was stopped ends as if it had not been."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from broken import Faulty, is_faulty
+from conftest import tiny_source
+from fedloge.checkpoint import RunFolder
+from fedloge.data import FederatedDataModule
+from fedloge.errors import ConfigError, RunError
+from fedloge.interrupts import Interrupted, Interrupts
+from fedloge.methods import FedAvg, FedLoGe
+from fedloge.models import SmallCNN
+from fedloge.state import ClientStore
+from tiny_runs import child, content, die_at, hold_lock, run_tiny
+
+RANDOM_KILLS = 50
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run, and what it left."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_tiny(folder)
+    return folder, content(folder)
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(monkeypatch, rounds):
+    """End a run by an error after so many rounds."""
+    from fedloge.trainer import FederatedTrainer
+
+    measure = FederatedTrainer._measure
+
+    def stopping(self, state, began=None):
+        row = measure(self, state, began)
+        if state.round == rounds:
+            raise StopError
+        return row
+
+    monkeypatch.setattr(FederatedTrainer, "_measure", stopping)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 4, 5])
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, rounds, every):
+    with monkeypatch.context() as patch:
+        stop_after(patch, rounds)
+        with pytest.raises(StopError):
+            run_tiny(tmp_path / "run", checkpoint_every=every)
+    run_tiny(tmp_path / "run", "last", checkpoint_every=every)
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_more_rounds_extend_a_finished_run(whole, tmp_path):
+    run_tiny(tmp_path / "run", rounds=3)
+    run_tiny(tmp_path / "run", "last")
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = (whole[0] / "summary.json").stat().st_mtime_ns
+    run_tiny(whole[0], "last")
+    assert (whole[0] / "summary.json").stat().st_mtime_ns == before
+
+
+def test_resume_begins_where_there_is_nothing(whole, tmp_path):
+    run_tiny(tmp_path / "run", "last")
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_fewer_rounds_than_done_are_refused(whole):
+    with pytest.raises(ConfigError, match=r"trainer\.rounds=3 but the run has done 5"):
+        run_tiny(whole[0], "last", rounds=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "its seed is 3407"),
+        ({"method": FedAvg(SmallCNN((6,), in_channels=1), 3)}, "its method is 'FedLoGe'"),
+        ({"method": FedLoGe(SmallCNN((7,), in_channels=1), 3, beta=0.3)}, "other layers"),
+        ({"data": FederatedDataModule(tiny_source(), num_clients=3, imbalance_factor=2)}, "its partition is"),
+    ],
+)
+def test_another_run_cannot_go_on_with_it(whole, change, message):
+    with pytest.raises(RunError, match=message):
+        run_tiny(whole[0], "last", **change)
+    assert content(whole[0]) == whole[1]
+
+
+# Killed at any moment
+
+
+def finish(folder):
+    process = child(run_tiny, folder, "last")
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_step_of_every_save_loses_nothing(whole, tmp_path):
+    kills = 0
+    for call in range(1, 10_000):
+        folder = tmp_path / "run"
+        process = child(die_at, call, folder, None)
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 9
+        kills += 1
+        finish(folder)
+        assert content(folder) == whole[1], f"killed at step {call}"
+        shutil.rmtree(folder)
+    assert kills >= 50
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
+    chance = random.Random(0)
+    began = time.monotonic()
+    finish(tmp_path / "timed")
+    seconds = time.monotonic() - began
+    hits = 0
+    for number in range(RANDOM_KILLS):
+        folder = tmp_path / str(number)
+        process = child(run_tiny, folder, "last")
+        time.sleep(chance.uniform(0, seconds))
+        process.kill()
+        process.join()
+        hits += process.exitcode == -signal.SIGKILL
+        finish(folder)
+        assert content(folder) == whole[1]
+    assert hits >= RANDOM_KILLS / 2
+
+
+# Signals
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_last_whole_round(whole, tmp_path, signum, monkeypatch):
+    losses = FedLoGe.local_losses
+
+    def interrupting(self, batch):
+        if self.client.round == 4:
+            monkeypatch.undo()
+            os.kill(os.getpid(), signum)
+        return losses(self, batch)
+
+    monkeypatch.setattr(FedLoGe, "local_losses", interrupting)
+    with pytest.raises(Interrupted, match="stopped after round 3 of 5, which is saved") as caught:
+        run_tiny(tmp_path / "run", checkpoint_every=100, executor="serial")
+    assert caught.value.signum == signum
+    assert RunFolder(tmp_path / "run").about("last")["round"] == 3
+    run_tiny(tmp_path / "run", "last", checkpoint_every=100)
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_a_signal_waits_where_it_must():
+    done, interrupts = [], Interrupts()
+
+    def work():
+        with interrupts:
+            with interrupts.held_back():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("first half")
+                done.append("second half")
+            done.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["first half", "second half"]
+    assert interrupts.signum == signal.SIGTERM
+
+
+# Damage
+
+
+@pytest.mark.parametrize("file", ["shared.safetensors", "clients.safetensors", "state.json"])
+def test_no_corruption_loads_silently(whole, tmp_path, file):
+    """Seventy random corruptions of each file: flipped bits, lost ends, foreign bytes."""
+    chance = random.Random(file)
+    shutil.copytree(whole[0], tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last" / file
+    good = path.read_bytes()
+    meaning = json.loads(good) if file == "state.json" else None
+    for number in range(70):
+        bad = bytearray(good)
+        match number % 3:
+            case 0:
+                position = chance.randrange(len(bad))
+                bad[position] ^= 1 << chance.randrange(8)
+            case 1:
+                del bad[chance.randrange(len(bad)) :]
+            case _:
+                start = chance.randrange(len(bad))
+                bad[start : start + 16] = chance.randbytes(16)
+        if meaning is not None:
+            try:
+                if json.loads(bad) == meaning:
+                    continue  # white space
+            except ValueError:
+                pass
+        path.write_bytes(bad)
+        with pytest.raises(RunError, match=file):
+            RunFolder(tmp_path / "run").load("last")
+
+
+def test_the_checkpoint_before_is_offered_and_works(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "checkpoints" / "last" / "clients.safetensors").write_bytes(b"foreign")
+    with pytest.raises(
+        RunError, match=r"clients\.safetensors' is damaged.*of round 4, is whole.*--checkpoint=previous"
+    ):
+        run_tiny(tmp_path / "run", "last")
+    run_tiny(tmp_path / "run", "previous")
+    assert content(tmp_path / "run") == whole[1]
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints/last/shared.safetensors", "checkpoints/last/clients.safetensors", "checkpoints/last/state.json"],
+)
+def test_nothing_executes_from_a_file(whole, tmp_path, name, monkeypatch):
+    import pickle
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(RunError):
+        RunFolder(tmp_path / "run").load("last")
+    torch.save({"x": Payload()}, tmp_path / "run" / name)
+    with pytest.raises(RunError):
+        RunFolder(tmp_path / "run").load("last")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    state, about = folder.load("last"), folder.about("last")
+    monkeypatch.setattr(
+        "fedloge.checkpoint.write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    with pytest.raises(RunError, match="cannot be written: No space left"):
+        folder.save("last", state, {})
+    assert folder.about("last") == about
+    assert not (tmp_path / "run" / "checkpoints" / ".new-last").exists()
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_process_keeps_no_lock(tmp_path):
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(RunError, match="is in use by another process"):
+        run_tiny(tmp_path / "run")
+    process = child(hold_lock, tmp_path / "run")
+    while not (tmp_path / "run" / "held").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(RunError, match="in use"), RunFolder(tmp_path / "run").locked():
+        pass
+    process.kill()
+    process.join()
+    with RunFolder(tmp_path / "run").locked():
+        pass
+
+
+# Faulty clients
+
+
+def faulty(**options):
+    data = FederatedDataModule(tiny_source(), num_clients=10, imbalance_factor=4, batch_size=16, alpha=1.0)
+    method = Faulty(SmallCNN((6,), in_channels=1), 3)
+    return {"method": method, "data": data, "participation": 1.0, "min_clients": 0.2, **options}
+
+
+@pytest.mark.filterwarnings("ignore:round .* goes on without client")
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_faults_never_reach_the_model(tmp_path, executor):
+    run_tiny(tmp_path / "run", **faulty(executor=executor))
+    state = RunFolder(tmp_path / "run").load("final")
+    assert all(torch.isfinite(tensor).all() for tensor in state.shared.tensors.values())
+    rows = RunFolder(tmp_path / "run").rows("faults.csv")
+    expected = [(r, k) for r in range(1, 6) for k in range(10) if is_faulty(k, r, Faulty.share)]
+    assert [(int(row["round"]), int(row["client"])) for row in rows] == expected
+    assert 5 <= len(expected) <= 15
+    assert {row["attempts"] for row in rows} == {"2"}
+
+
+def test_abort_ends_the_run(tmp_path):
+    with pytest.raises(RunError, match=r"client \d+ failed.*--trainer\.on_client_failure=retry"):
+        run_tiny(tmp_path / "run", **faulty(on_client_failure="abort"))
+
+
+@pytest.mark.filterwarnings("ignore:round .* goes on without client")
+def test_too_few_survivors_end_the_run_saved(tmp_path):
+    lost = [sum(is_faulty(k, r, Faulty.share) for k in range(10)) for r in (1, 2, 3)]
+    assert lost == [1, 2, 4]
+    with pytest.raises(RunError, match=r"round 3: 6 of 10 clients survived, trainer\.min_clients=0\.7"):
+        run_tiny(tmp_path / "run", **faulty(min_clients=0.7, checkpoint_every=100))
+    assert RunFolder(tmp_path / "run").about("last")["round"] == 2
+
+
+# The store of personal states
+
+
+def test_a_store_beyond_its_limit_is_on_disk_and_the_same():
+    small, large = (ClientStore(50, lambda k: {}, memory_limit=limit) for limit in (1000, 10**9))
+    for store in (small, large):
+        for k in range(50):
+            store[k] = {"w": torch.full((3, 4), float(k)), "n": torch.tensor(k), "flag": torch.tensor(k % 2 == 0)}
+        store[7] = {"w": torch.zeros(3, 4), "n": torch.tensor(-1), "flag": torch.tensor(True)}
+        store[8] = {"other": torch.ones(2)}
+    assert len(small._states) < 25
+    for one, other in zip(small, large, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_fork_changes_its_store_only_when_adopted():
+    store = ClientStore(3, lambda k: {"w": torch.tensor(float(k))})
+    fork = store.fork()
+    fork[1] = {"w": torch.tensor(9.0)}
+    assert (store[1]["w"], fork[1]["w"], fork[2]["w"]) == (1, 9, 2)
+    store.adopt(fork)
+    assert [own["w"].item() for own in store] == [0, 9, 2]
