@@ -138,7 +138,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file; numbers that do not exist (nan) become null."""
-        self.write_text(name, json.dumps(_without_nan(content), indent=2) + "\n")
+        self.write_text(name, json.dumps(without_nan(content), indent=2) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object.
@@ -399,7 +399,7 @@ def _write_checkpoint(folder: Path, state: FederatedState, about: Row) -> None:
         "files": {file: file_sha256(folder / file) for file in ("shared.safetensors", "clients.safetensors")},
         **about,
     }
-    content = _without_nan(content)
+    content = without_nan(content)
     write_whole(folder / "state.json", json.dumps({**content, "sha256": text_sha256(content)}, indent=2) + "\n")
 
 
@@ -420,7 +420,8 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """A JSON value with null in place of numbers that do not exist."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

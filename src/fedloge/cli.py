@@ -16,6 +16,7 @@ USAGE = """usage: fedloge VERB ...
 verbs:
   fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
   fit --config FILE --resume                   go on with the run in its folder, or start it
+  fit ... --quiet, --log_format json           no output but errors; a JSON object per line
   resume RUN [--trainer.rounds=N ...]          the same, from the run's own configuration
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
@@ -66,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fit(args: Sequence[str]) -> int:
     """``fedloge fit``."""
-    resume = "--resume" in args
-    return _fit([arg for arg in args if arg != "--resume"], "last" if resume else None)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", action="store_true")
+    known, rest = parser.parse_known_args(args)
+    return _fit(rest, "last" if known.resume else None)
 
 
 def resume(args: Sequence[str]) -> int:
@@ -82,18 +85,29 @@ def resume(args: Sequence[str]) -> int:
 
 
 def _fit(args: Sequence[str], checkpoint: str | None) -> int:
+    parser = argparse.ArgumentParser(prog="fedloge fit", add_help=False, allow_abbrev=False)
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--log_format", default="text")
+    known, rest = parser.parse_known_args(args)
+    if known.log_format not in ("text", "json"):
+        raise FedlogeError(f"--log_format={known.log_format!r} is unknown. Choose text or json.")
+
+    from rich.console import Console
+
     from fedloge.config import SaveConfig, build
-    from fedloge.progress import RunProgress
+    from fedloge.progress import JsonProgress, RunProgress
     from fedloge.report.write import WriteReport
 
-    cli = build(args)
-    progress = RunProgress()
-    callbacks = [SaveConfig(cli.resolved()), progress, *([WriteReport()] if cli.config.report else [])]
+    cli = build(rest)
+    progress = [] if known.quiet else [JsonProgress() if known.log_format == "json" else RunProgress()]
+    console = Console(quiet=known.quiet or known.log_format == "json")
+    callbacks = [SaveConfig(cli.resolved()), *progress, *([WriteReport(console)] if cli.config.report else [])]
     cli.trainer.callbacks += callbacks  # type: ignore[attr-defined]
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     finally:
-        progress.stop()
+        for callback in progress:
+            callback.stop()
     return 0
 
 

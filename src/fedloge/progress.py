@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +19,7 @@ from rich.progress import (
 )
 
 from fedloge.callbacks import FederatedCallback
+from fedloge.checkpoint import without_nan
 from fedloge.report.tables import accuracy_table
 from fedloge.trainer import FederatedTrainer
 
@@ -38,13 +41,13 @@ class RunProgress(FederatedCallback):
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
         """Say what will run, and start the bars."""
-        data, method = trainer.data, trainer.method
-        parameters = sum(parameter.numel() for parameter in method.parameters())
+        data, method, cost = trainer.data, trainer.method, trainer.cost
         self.console.print(
             f"[bold]{type(method).__name__}[/] on {data.source.name}: {data.num_clients} clients, "
             f"{int(sum(data.class_counts)):,} training images, IF {data.imbalance_factor:g} (max/min), "
-            f"{parameters:,} parameters, partition {data.partition.sha256[:12]}"
+            f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
         )
+        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.first_round)}[/]", highlight=False)
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(),
@@ -93,3 +96,27 @@ class RunProgress(FederatedCallback):
         """Stop the live view, if it runs."""
         if hasattr(self, "_progress"):
             self._progress.stop()
+
+
+class JsonProgress(FederatedCallback):
+    """A JSON object per line on standard output: the start, every round, the end."""
+
+    def on_run_start(self, trainer: FederatedTrainer) -> None:
+        """What runs, and its estimated cost."""
+        about: dict[str, Any] = {"method": type(trainer.method).__name__, "dataset": trainer.data.source.name}
+        about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path)}
+        self._write("start", {**about, **asdict(trainer.cost)})
+
+    def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
+        """The round, with its row of ``metrics.csv`` where it was evaluated."""
+        self._write("round", {"round": round, **metrics})
+
+    def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
+        """The content of ``summary.json``."""
+        self._write("end", summary)
+
+    def stop(self) -> None:
+        """Nothing runs in the background."""
+
+    def _write(self, event: str, content: Mapping[str, Any]) -> None:
+        print(json.dumps(without_nan({"event": event, **content})), flush=True)

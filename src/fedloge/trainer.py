@@ -26,6 +26,7 @@ from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings
 from fedloge.executors.base import quiet_lightning
 from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
+from fedloge.preflight import Cost, preflight
 from fedloge.sampling import sample_cohort
 from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
@@ -64,6 +65,7 @@ class FederatedTrainer(Trainer):
         ConfigError: If an argument is out of range.
     """
 
+    cost: Cost
     _row: dict[str, float]
     _tables: dict[str, Any]
 
@@ -178,6 +180,7 @@ class FederatedTrainer(Trainer):
         self._state, self._tables = state, self.folder.table_sizes()
         try:
             with Interrupts() as self._interrupts:
+                self.cost = preflight(self, state)
                 self._tell("on_run_start")
                 if resumed:
                     self._measure(state)  # a checkpoint is written before its round is evaluated

@@ -76,6 +76,26 @@ def test_the_saved_config_repeats_the_run_to_the_bit(quickstart, tmp_path):
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
 
+def test_json_lines_say_what_happens(tmp_path, capsys):
+    assert main([*QUICKSTART, *SHORT, "--log_format=json", f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["start", "round", "round", "end"]
+    assert lines[0]["parameters"] == 20212
+    assert lines[0]["seconds_round"] > 0
+    assert lines[2]["global/acc"] == lines[3]["global"]["acc"]
+
+
+def test_quiet_is_quiet(tmp_path, capsys):
+    assert main([*QUICKSTART, *SHORT, "--quiet", f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
+    assert capsys.readouterr().out == ""
+    assert "--log_format='xml' is unknown" in fail(capsys, *QUICKSTART, "--log_format=xml")
+
+
+def test_other_precisions_run(tmp_path):
+    options = ["--trainer.precision=64-true", f"--trainer.run_dir={tmp_path / 'run'}"]
+    assert main([*QUICKSTART, *SHORT, *options]) == 0
+
+
 @pytest.mark.parametrize(
     "options",
     [

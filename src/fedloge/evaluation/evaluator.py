@@ -13,7 +13,7 @@ from torch import Tensor
 from fedloge.evaluation import metrics
 from fedloge.evaluation.shots import SHOTS, ShotRule, shots
 from fedloge.methods.base import Client, Method, View, within_any
-from fedloge.state import FederatedState, Tensors
+from fedloge.state import FederatedState, SharedState, Tensors
 
 MaskAbsent = Literal["off", "train"]
 
@@ -131,12 +131,14 @@ class Evaluator:
         self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
         self.groups = tuple(shots(data.class_counts, shot_rule))
         self._features: tuple[list[Tensor], Tensor] | None = None
+        self._loaded: set[str] | None = None
 
     @torch.no_grad()
     def evaluate(self, state: FederatedState, mask_absent: MaskAbsent | None = None) -> Evaluation:
         """Test the 1 + K models of a state, with the mask asked for here or at the start."""
         mask = mask_absent or self.mask_absent
         self.method.to(self.device).eval()
+        self._loaded = None
         generic, personal, scores = None, None, []
         if "global" in self.method.views:
             averaged = self.method.generic_personal(state.clients, self.population)
@@ -168,19 +170,32 @@ class Evaluator:
         Leaves the state loaded. Shared features are kept while the tensors of the body are the same objects.
         """
         if self.method.has_own_body(personal):
-            self.method.load(state.shared, personal)
+            self._load(state.shared, personal)
             return self._compute_features(view, indices)
         entries = {**state.shared.tensors, **state.shared.fixed}
         body = [tensor for name, tensor in entries.items() if within_any(name, self.method.bodies)]
         if self._features is None or not _same(self._features[0], body):
-            self.method.load(state.shared, {})
+            self._load(state.shared, {})
             self._features = (body, self._compute_features("global"))
-        self.method.load(state.shared, personal)
+        self._load(state.shared, personal)
         return self._features[1] if indices is None else self._features[1][indices]
+
+    def _load(self, shared: SharedState, personal: Tensors) -> None:
+        """Load a client's state into the module, copying only what differs from the client's before."""
+        entries = {**shared.tensors, **shared.fixed}
+        if self._loaded is None:
+            self.method.load_entries(entries)
+        else:
+            self.method.load_entries(
+                {name: entries[name] for name in self._loaded - personal.keys() if name in entries}
+            )
+        self.method.load_entries(personal)
+        self._loaded = set(personal)
 
     def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
         batches = self.data.test_batches(indices, self.device)
-        return torch.cat([self.method.features(images, view) for images, _ in batches])
+        kind = next(self.method.parameters()).dtype  # not float32 where Lightning's precision is "true" to another
+        return torch.cat([self.method.features(images.to(kind), view) for images, _ in batches])
 
     def _confusion(self, logits: Tensor, indices: Any) -> Tensor:
         labels = self.data.test_labels.to(self.device)[indices]

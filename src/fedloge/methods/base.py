@@ -345,13 +345,16 @@ class Method(LightningModule):
         """Whether a client with these entries has features of its own, so that testing it needs a pass of its own."""
         return any(within_any(name, self.bodies) for name in personal)
 
-    @torch.no_grad()
     def load(self, shared: SharedState, personal: Tensors) -> None:
         """Copy a shared and a personal state into the module; where both have an entry, the client's stands."""
+        self.load_entries({**shared.tensors, **shared.fixed, **personal})
+
+    @torch.no_grad()
+    def load_entries(self, tensors: Tensors) -> None:
+        """Copy some entries into the module."""
         entries = self.state_dict()
-        for source in (shared.tensors, shared.fixed, personal):
-            for name, tensor in source.items():
-                entries[name].copy_(tensor)
+        for name, tensor in tensors.items():
+            entries[name].copy_(tensor)
 
 
 def within(name: str, part: str) -> bool:

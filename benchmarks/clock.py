@@ -1,0 +1,83 @@
+"""Wall time and CPU seconds between the repetitions of a contender's work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+
+class Clock:
+    """Ticks after every repetition; the first is the warm-up.
+
+    Args:
+        device: A CUDA device is waited for before time is taken.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._cuda = device is not None and device.type == "cuda"
+        self._paused = (0.0, 0.0)
+        self.ticks = [self._now()]
+
+    def tick(self) -> None:
+        """A repetition is done."""
+        self.ticks.append(self._now())
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What this process does inside is not measured."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self._paused = (
+                self._paused[0] + time.perf_counter() - wall,
+                self._paused[1] + time.process_time() - cpu,
+            )
+
+    def per_repetition(self) -> tuple[float, float]:
+        """Mean wall and CPU seconds of the repetitions after the first, or of a single one."""
+        timed = self.ticks[1:] if len(self.ticks) > 2 else self.ticks
+        wall, cpu = (timed[-1][i] - timed[0][i] for i in (0, 1))
+        return wall / (len(timed) - 1), cpu / (len(timed) - 1)
+
+    def _now(self) -> tuple[float, float]:
+        if self._cuda:
+            torch.cuda.synchronize()
+        wall, cpu = self._paused
+        with self.paused():  # looking through all processes takes some milliseconds
+            return time.perf_counter() - wall, cpu_seconds() - cpu
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process, or of all ranks that torchrun started, and of all their descendants, dead or alive.
+
+    Without /proc, of this process and of its children that have ended.
+    """
+    own = os.times()
+    ended = own.children_user + own.children_system
+    return time.process_time() + ended + sum(_others(os.getppid() if "RANK" in os.environ else os.getpid()))
+
+
+def _others(root: int) -> list[float]:
+    """CPU seconds of all processes below ``root``, with those of their ended children, but for this process."""
+    parents: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(stat.parent.name)
+        parents[pid], seconds[pid] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return [seconds[pid] for pid in parents if pid != os.getpid() and _descends(pid, root, parents)]
+
+
+def _descends(pid: int, root: int, parents: dict[int, int]) -> bool:
+    while pid != root and pid in parents:
+        pid = parents[pid]
+    return pid == root

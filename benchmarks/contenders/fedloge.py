@@ -1,0 +1,183 @@
+"""fedloge through its public classes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.clock import Clock
+from benchmarks.contenders import UnavailableError
+from benchmarks.contenders.exchanging import drift
+from benchmarks.prepare import build_method, data_module
+from benchmarks.problem import DIM, Arrays, Problem, to_arrays
+from fedloge.aggregation import weighted_mean
+from fedloge.callbacks import FederatedCallback
+from fedloge.errors import ConfigError
+from fedloge.etf import sse_c
+from fedloge.evaluation.evaluator import Evaluation
+from fedloge.executors import ClientTask
+from fedloge.methods import FedAvg
+from fedloge.methods.base import Client, Method
+from fedloge.seeding import SERVER, Stream, generator
+from fedloge.state import ClientUpdate, FederatedState, SharedState, Tensors
+from fedloge.trainer import FederatedTrainer
+
+
+class Ticker(FederatedCallback):
+    """Ticks the clock after every round."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
+        """A round with its evaluation is done."""
+        self.clock.tick()
+
+
+def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: Clock) -> Arrays:
+    """Do the problem's work with the executor of the options."""
+    match problem.kind:
+        case "round":
+            return rounds(problem, options["executor"], repetitions, clock)
+        case "eval":
+            return evaluations(problem, repetitions, clock)
+        case "exchange":
+            parallel = options["executor"] != "serial"
+            return (exchanges_of_executor if parallel else exchanges)(problem, options["executor"], repetitions, clock)
+        case "ssec":
+            return solve(problem, "alternating", repetitions, clock)
+
+
+def rounds(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
+    """A run of ``fedloge fit``, evaluated after every round."""
+    method, data = build(problem)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            problem, folder, executor=executor, rounds=repetitions, local_epochs=problem.federation.epochs,
+            callbacks=[Ticker(clock)],
+        )  # fmt: skip
+        try:
+            trainer.fit(method, datamodule=data)
+        except KeyError as error:  # the executors of this version are a dictionary
+            raise UnavailableError(f"this fedloge has no executor {executor!r}") from error
+        state = trainer.folder.load("last")
+    arrays = to_arrays({**state.shared.tensors})
+    for client, own in enumerate(state.clients):
+        arrays |= to_arrays({f"personal/{client}/{name}": tensor for name, tensor in own.items()})
+    return arrays
+
+
+def evaluations(problem: Problem, repetitions: int, clock: Clock) -> Arrays:
+    """The evaluator on new copies of one state, so that no features of an earlier evaluation can be used."""
+    method, data = build(problem)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(problem, folder)
+        state = trainer.start(method, data)
+        for _ in range(repetitions):
+            with clock.paused():
+                fresh = copied(state)
+            evaluation = trainer.evaluator.evaluate(fresh)
+            clock.tick()
+    return counts(evaluation)
+
+
+def counts(evaluation: Evaluation) -> Arrays:
+    """Confusion of the generic model and the correct answers of every personal one."""
+    assert evaluation.global_confusion is not None
+    correct = [score.accuracy * score.n_test for score in evaluation.clients]
+    return {"confusion": evaluation.global_confusion.numpy().astype(float), "correct": np.array(correct).round()}
+
+
+class Drifting(FedAvg):
+    """FedAvg whose clients only move what they receive a little."""
+
+    def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:
+        """Load and move; no phase of training follows."""
+        super().begin(client, shared, personal)
+        drift(self, client.id)
+
+
+def exchanges_of_executor(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
+    """The same through an executor and its workers, with what stands for training."""
+    method, data = build(problem, Drifting)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(problem, folder, executor=executor)
+        try:
+            state = trainer.start(method, data)
+        except KeyError as error:
+            raise UnavailableError(f"this fedloge has no executor {executor!r}") from error
+        tasks = [ClientTask(client, 1, ()) for client in range(data.num_clients)]
+        for _ in range(repetitions):
+            results = trainer.executor.run(state.shared, state.clients, tasks)
+            mean = weighted_mean(result.update for result in results)
+            clock.tick()
+        getattr(trainer.executor, "close", lambda: None)()
+    return to_arrays({**mean})
+
+
+def exchanges(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
+    """Load a client, take its update, and average while the updates arrive, in this process."""
+    method, _ = build(problem)
+    server, client_side = method.shared_state(), method
+
+    def updates() -> Iterator[ClientUpdate]:
+        for client, size in enumerate(problem.sizes):
+            client_side.load(server, {})
+            with clock.paused():
+                drift(client_side, client)
+            yield ClientUpdate(client, client_side.shared_state().tensors, size, ())
+
+    for _ in range(repetitions):
+        mean = weighted_mean(updates())
+        clock.tick()
+    return to_arrays({**mean})
+
+
+def solve(problem: Problem, solver: Any, repetitions: int, clock: Clock) -> Arrays:
+    """Solve SSE-C, and report its geometry."""
+    federation = problem.federation
+    for _ in range(repetitions):
+        draw = generator(federation.seed, 0, SERVER, Stream.PREPARE)
+        frame = sse_c(federation.num_classes, DIM, gamma=federation.gamma, solver=solver, generator=draw)
+        clock.tick()
+    details = {f"details/{name}": np.array(value) for name, value in vars(frame.geometry).items()}
+    return {"zeros": np.array((frame.weight == 0).sum().item()), **details}
+
+
+def build(problem: Problem, kind: type[Method] | None = None) -> tuple[Method, Any]:
+    """The method (or another kind of it) with the initial weights, and the data."""
+    method = build_method(problem.federation, kind)
+    entries = {name: t for name, t in problem.initial.items() if not name.startswith("personal/")}
+    method.load(SharedState(entries), {})
+    return method, data_module(problem.federation, problem.data)
+
+
+def make_trainer(problem: Problem, folder: str, executor: str = "serial", **options: Any) -> FederatedTrainer:
+    """A trainer on as many threads as torch was given.
+
+    Raises:
+        UnavailableError: If this version of fedloge, or what is installed, does not have the executor.
+    """
+    accelerator = "cuda" if problem.device.type == "cuda" else "cpu"
+    try:
+        return FederatedTrainer(
+            executor=executor,  # type: ignore[arg-type]
+            accelerator=accelerator,
+            seed=problem.federation.seed,
+            run_dir=f"{folder}/run",
+            threads=torch.get_num_threads(),
+            **options,
+        )
+    except ConfigError as error:
+        raise UnavailableError(str(error)) from error
+
+
+def copied(state: FederatedState) -> FederatedState:
+    """The same state in new tensors."""
+    shared = {name: tensor.clone() for name, tensor in state.shared.tensors.items()}
+    return replace(state, shared=SharedState(shared, state.shared.fixed))

@@ -1,0 +1,303 @@
+"""Measure a workload: ``python -m benchmarks.run --workload cpu-mini --against naive pfl``.
+
+Contenders run in fresh processes, one at a time, in the order A B C, C B A, A B C, …; before that each does one round
+(evaluation, exchange) whose result has to agree with the reference loop's, or it is not timed at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.contenders import CONTENDERS, UnavailableError, parse
+from benchmarks.prepare import prepare
+from benchmarks.statistics import paired_ratio
+from benchmarks.worker import UNAVAILABLE
+from benchmarks.workloads import WORKLOADS, Comparison, Workload, for_gate, quick
+from fedloge.errors import FedlogeError
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+ENVIRONMENTS = FOLDER / ".venvs"
+WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
+
+
+@dataclass
+class Bench:
+    """A workload under way.
+
+    Args:
+        workload: What is measured.
+        folder: For inputs and what the processes leave.
+        pythons: Interpreters of the peers, by package.
+        cifar: Folder of the real CIFAR-10; None takes synthetic images.
+    """
+
+    workload: Workload
+    folder: Path
+    pythons: dict[str, Path]
+    cifar: str | None = None
+    versions: dict[str, Any] = field(default_factory=dict)
+    references: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Write the inputs of timing and gate."""
+        workload = self.workload
+        prepare(self.folder / "timed", workload.kind, workload.federation, workload.device, self.cifar)
+        prepare(self.folder / "gate", workload.kind, for_gate(workload.federation), workload.device, self.cifar)
+
+    def reference(self, threads: int) -> dict[str, Any]:
+        """The reference's result on the gate's inputs; the number of threads changes it in the last bits."""
+        if threads not in self.references:
+            self._work("gate", f"reference@{threads}", 1)
+            self.references[threads] = self._result()
+        return self.references[threads]
+
+    def gate(self, contender: str) -> dict[str, Any]:
+        """How far a contender's result is from the reference's with as many threads, and whether that will do."""
+        name, cores = parse(contender)
+        reference = self.reference(CONTENDERS[name].threads(cores))
+        self._work("gate", contender, 1)
+        result, lacks = self._result(), CONTENDERS[name].lacks
+        expected = {key for key in reference if not (key.startswith("check/") or (lacks and key.endswith(lacks)))}
+        complete = expected <= result.keys() <= reference.keys()
+        compared = sorted(result.keys() & reference.keys())
+        difference = float(np.max([np.abs(result[key] - reference[key]).max() for key in compared], initial=0.0))
+        return {
+            "difference": difference,
+            "tolerance": self.workload.tolerance,
+            "passed": complete and difference <= self.workload.tolerance,
+            "entries": len(compared),
+            "without": list(lacks),
+        }
+
+    def measure(self, contender: str) -> dict[str, Any]:
+        """Run a contender once."""
+        began, busy, load = time.perf_counter(), machine.busy_seconds(), machine.load()
+        children = os.times()
+        report = self._work("timed", contender, self.workload.repetitions + 1)
+        ended = os.times()
+        own = sum(
+            getattr(ended, part) - getattr(children, part) for part in ("children_user", "children_system", "user")
+        )
+        others = (machine.busy_seconds() - busy - own) / (time.perf_counter() - began)
+        return {**report, "load_before": load, "load_after": machine.load(), "others_cores": round(max(others, 0), 2)}
+
+    def _work(self, problem: str, contender: str, repetitions: int) -> dict[str, Any]:
+        name, cores = parse(contender)
+        out = self.folder / "out"
+        for suffix in (".json", ".npz"):
+            out.with_suffix(suffix).unlink(missing_ok=True)
+        arguments = ["benchmarks.worker", str(self.folder / problem), contender, str(out)]
+        command = [*self._python(name, cores), "-m", *arguments, f"--repetitions={repetitions}"]
+        done = subprocess.run(
+            command, env=environment(name, cores, self.workload.device), capture_output=True, text=True
+        )
+        if done.returncode == UNAVAILABLE:
+            raise UnavailableError(done.stderr.strip().splitlines()[-1])
+        if done.returncode or not out.with_suffix(".json").exists():
+            raise RuntimeError(f"{contender} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        report: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+        self.versions[name] = report.pop("versions")
+        return report
+
+    def _python(self, name: str, cores: int) -> list[str]:
+        contender = CONTENDERS[name]
+        python = Path(sys.executable) if contender.peer is None else self.pythons[contender.peer]
+        if not python.exists():
+            raise UnavailableError(
+                f"{contender.peer} is not installed: `python -m benchmarks.peers {contender.peer}` does that"
+            )
+        if not contender.torchrun:
+            return [str(python)]
+        return [str(python), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cores}"]
+
+    def _result(self) -> dict[str, Any]:
+        with np.load(self.folder / "out.npz", allow_pickle=False) as file:
+            return dict(file)
+
+
+def environment(name: str, cores: int, device: str = "cpu") -> dict[str, str]:
+    """Environment variables of a contender: its threads, no graphics device unless asked for, this checkout first."""
+    threads = str(CONTENDERS[name].threads(cores))
+    counts = {f"{library}_NUM_THREADS": threads for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+    path = os.pathsep.join(str(folder) for folder in (FOLDER.parent, FOLDER.parent / "src"))
+    kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return {**kept, **WAIT, **counts, **hidden, "BENCHMARK_CORES": str(cores), "PYTHONPATH": path}
+
+
+def chosen(workload: Workload, against: Sequence[str] | None) -> Workload:
+    """The workload with only the comparisons with some opponents; ``serial`` stands for ``fedloge-serial``.
+
+    Raises:
+        ValueError: If none of them is compared in this workload.
+    """
+    if against is None:
+        return workload
+    names = {*against, *(f"fedloge-{name}" for name in against)}
+    kept = tuple(c for c in workload.comparisons if c.other is None or names & {c.other, c.other.partition("@")[0]})
+    if not kept:
+        others = sorted({c.other.partition("@")[0] for c in workload.comparisons if c.other})
+        raise ValueError(
+            f"{workload.name} is not measured against {', '.join(against)}, but against {', '.join(others)}."
+        )
+    return replace(workload, comparisons=kept)
+
+
+def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
+    """Gate, then time; returns the content of the result's file."""
+    workload = bench.workload
+    bench.prepare()
+    gates: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for contender in workload.contenders:
+        try:
+            gates[contender] = bench.gate(contender)
+        except UnavailableError as reason:
+            skipped[contender] = str(reason)
+            say(f"{contender} is skipped: {reason}")
+            continue
+        say(f"{contender} {verdict(gates[contender])}")
+    timed = [contender for contender in workload.contenders if contender in gates and gates[contender]["passed"]]
+    runs = []
+    for sweep in range(pairs):
+        for contender in timed if sweep % 2 == 0 else reversed(timed):
+            measured = bench.measure(contender)
+            runs.append({"contender": contender, "sweep": sweep, **measured})
+            say(
+                f"sweep {sweep + 1}/{pairs} {contender}: {measured['wall_s']:.3f} s, {measured['cpu_s']:.3f} CPU s, "
+                f"others used {measured['others_cores']} cores"
+            )
+    return {
+        "format": 1,
+        "workload": workload.name,
+        "kind": workload.kind,
+        "about": workload.about,
+        "data": "synthetic" if bench.cifar is None else "CIFAR-10",
+        "device": workload.device,
+        "federation": asdict(workload.federation),
+        "repetitions": workload.repetitions,
+        "pairs": pairs,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": machine.commit(),
+        "machine": machine.machine(),
+        "environment": {**WAIT, "threads": "as many as the cores after @; -processes have one each"},
+        "versions": bench.versions,
+        "gate": gates,
+        "skipped": skipped,
+        "runs": runs,
+        "comparisons": [compare(c, runs) for c in workload.comparisons if {c.ours, c.other or c.ours} <= {*timed}],
+    }
+
+
+def compare(comparison: Comparison, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the runs say of a comparison, and whether its target is met."""
+    ours = [run for run in runs if run["contender"] == comparison.ours]
+    result: dict[str, Any] = asdict(comparison)
+    result |= {"ours_s": median(r["wall_s"] for r in ours), "ours_cpu_s": median(r["cpu_s"] for r in ours)}
+    if comparison.other is not None:
+        others = [run for run in runs if run["contender"] == comparison.other]
+        wall, cpu = (paired_ratio([r[k] for r in others], [r[k] for r in ours]) for k in ("wall_s", "cpu_s"))
+        result |= {"other_s": median(r["wall_s"] for r in others), "other_cpu_s": median(r["cpu_s"] for r in others)}
+        result |= {"ratio": wall.median, "low": wall.low, "high": wall.high, "cpu_ratio": cpu.median}
+        theirs = others[0]["details"]
+        result["worse"] = [name for name, value in ours[0]["details"].items() if value > theirs[name]]
+    return {**result, "met": comparison.met_by(result)}
+
+
+def verdict(gate: dict[str, Any]) -> str:
+    """The gate's verdict in words."""
+    differs = f"differs from the reference by {gate['difference']:.1e}"
+    return differs if gate["passed"] else f"{differs}, more than {gate['tolerance']:g} or other entries: not timed"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 1 where a contender's result was wrong, 2 where the arguments were."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--workload", required=True, choices=WORKLOADS, nargs="+")
+    parser.add_argument("--against", nargs="+", help="opponents, as naive, pfl@4 or serial; default: all")
+    parser.add_argument("--pairs", type=int, default=8, help="sweeps over all contenders (8; keep none below 7)")
+    parser.add_argument("--profile", choices=["full", "quick"], default="full", help="quick: tiny, to see it work")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of the real CIFAR-10; default: synthetic images")
+    parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="a peer's interpreter")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes")
+    options = parser.parse_args(arguments)
+    try:
+        pythons = interpreters(options.python)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    passed = True
+    for name in options.workload:
+        try:
+            workload = chosen(WORKLOADS[name], options.against)
+            check(workload, options.data)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        workload = quick(workload) if options.profile == "quick" else workload
+        print(f"{name}: {workload.about}")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = run(Bench(workload, Path(folder), pythons, options.data), options.pairs)
+            except FedlogeError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+        result |= {"profile": options.profile, "against": options.against}
+        options.results.mkdir(parents=True, exist_ok=True)
+        part = [*(options.against or ()), *(["quick"] if options.profile == "quick" else [])]
+        path = options.results / f"{'-'.join([name, result['date'], *part])}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"{path}: {len(result['comparisons'])} of {len(workload.comparisons)} comparisons")
+        passed &= all(gate["passed"] for gate in result["gate"].values())
+    return 0 if passed else 1
+
+
+def interpreters(given: Sequence[str]) -> dict[str, Path]:
+    """The interpreter of every peer, as given or where :mod:`benchmarks.peers` puts it.
+
+    Raises:
+        ValueError: If an entry is not ``PEER=PATH``, or there is no such peer.
+    """
+    peers = sorted({contender.peer for contender in CONTENDERS.values() if contender.peer})
+    pythons = {peer: ENVIRONMENTS / peer / "bin" / "python" for peer in peers}
+    for entry in given:
+        peer, _, path = entry.partition("=")
+        if peer not in pythons or not path:
+            raise ValueError(f"--python {entry} is not PEER=PATH with a peer of: {', '.join(peers)}.")
+        pythons[peer] = Path(path)
+    return pythons
+
+
+def check(workload: Workload, cifar: str | None) -> None:
+    """Refuse what cannot be measured here.
+
+    Raises:
+        ValueError: If the workload needs a device that is missing, or data that the folder does not have.
+    """
+    if workload.device == "cuda" and machine.gpu() is None:
+        raise ValueError(f"{workload.name} needs a CUDA device, and torch finds none.")
+    if cifar is not None and workload.federation.num_classes != 10:
+        raise ValueError(f"{workload.name} has {workload.federation.num_classes} classes: leave out --data.")
+    needed = max(parse(contender)[1] for contender in workload.contenders)
+    if needed > machine.cores():
+        print(f"{workload.name} is meant for {needed} cores; here are {machine.cores()}.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

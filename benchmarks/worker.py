@@ -1,0 +1,102 @@
+"""A contender in a process of its own: does the work, and writes what it took and what came out.
+
+``python -m benchmarks.worker PROBLEM CONTENDER@CORES OUT --repetitions=N``; leaves ``OUT.json`` and ``OUT.npz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import resource
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.clock import Clock
+from benchmarks.contenders import CONTENDERS, UnavailableError, parse
+from benchmarks.problem import Arrays, Problem
+
+UNAVAILABLE = 3
+PACKAGES = ("fedloge", "torch", "torchvision", "lightning", "numpy", "pillow", "pfl", "flwr", "ray")
+
+
+def main(arguments: list[str]) -> int:
+    """Run a contender; 3 says that it is not available here, with the reason on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worker")
+    parser.add_argument("problem", type=Path)
+    parser.add_argument("contender")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--repetitions", type=int, required=True)
+    options = parser.parse_args(arguments)
+    name, cores = parse(options.contender)
+    contender = CONTENDERS[name]
+    torch.set_num_threads(contender.threads(cores))
+    keep_to(cores)
+    problem = Problem(options.problem)
+    try:
+        module: Any = importlib.import_module(f"benchmarks.contenders.{contender.module}")
+        clock = Clock(problem.device)
+        result: Arrays = module.run(problem, contender.options, options.repetitions, clock)
+        if len(clock.ticks) == 1:  # the reference is not timed
+            clock.tick()
+    except (ImportError, UnavailableError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return UNAVAILABLE
+    if int(os.environ.get("RANK", "0")) == 0:
+        write(options.out, clock, result)
+    return 0
+
+
+def keep_to(cores: int) -> None:
+    """Use no more than so many cores, this process and all that it starts, where the system can do that."""
+    if hasattr(os, "sched_getaffinity"):
+        usable = sorted(os.sched_getaffinity(0))
+        if cores > 1 and len(usable) > cores:  # one thread needs no fence, and the system may move it
+            os.sched_setaffinity(0, usable[:cores])
+
+
+def write(out: Path, clock: Clock, result: Arrays) -> None:
+    """Leave measurement and result."""
+    wall, cpu = clock.per_repetition()
+    details = {name.partition("/")[2]: float(value) for name, value in result.items() if name.startswith("details/")}
+    report = {
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "peak_mib": peak_mib(),
+        "threads": torch.get_num_threads(),
+        "details": details,
+        "versions": {"python": platform.python_version(), **versions()},
+    }
+    np.savez(f"{out}.npz", **{name: array for name, array in result.items() if not name.startswith("details/")})  # type: ignore[arg-type]
+    out.with_suffix(".json").write_text(json.dumps(report))
+
+
+def peak_mib() -> float:
+    """The most memory that this process ever had, MiB; without /proc it may be that of the process that started it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,223 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import run as runner
+from benchmarks.clock import Clock, cpu_seconds
+from benchmarks.contenders import CONTENDERS, UnavailableError, parse
+from benchmarks.run import Bench, chosen, compare, environment, main
+from benchmarks.statistics import paired_ratio
+from benchmarks.workloads import WORKLOADS, Comparison, quick
+
+MINI = WORKLOADS["cpu-mini"]
+PAIR = replace(MINI, comparisons=(Comparison("fedloge-serial@1", "naive@1"),))
+
+
+def test_every_workload_names_contenders_that_exist():
+    assert {"cpu-mini", "cpu-r18", "eval", "exchange", "ssec", "gpu-c10", "gpu-c100"} <= WORKLOADS.keys()
+    for workload in WORKLOADS.values():
+        for contender in (*workload.contenders, *quick(workload).contenders):
+            assert parse(contender)[1] >= 1
+
+
+@pytest.mark.parametrize(
+    ("spelled", "problem"), [("nobody@1", "no contender"), ("naive", "how many"), ("naive@0", "how many")]
+)
+def test_misspelt_contenders_are_named(spelled, problem):
+    with pytest.raises(ValueError, match=problem):
+        parse(spelled)
+
+
+def test_opponents_can_be_chosen():
+    assert {c.other for c in chosen(MINI, ["naive"]).comparisons} == {"naive@1", "naive@4"}
+    assert {c.other for c in chosen(MINI, ["pfl@4"]).comparisons} == {"pfl@4"}
+    assert {c.other for c in chosen(WORKLOADS["cpu-r20"], ["serial"]).comparisons} == {
+        "fedloge-serial@4",
+        "fedloge-serial@1",
+    }
+    with pytest.raises(ValueError, match=r"cpu-mini is not measured against flwr, but against naive, pfl"):
+        chosen(MINI, ["flwr"])
+
+
+def test_the_ratio_is_the_median_of_pairs():
+    """Ratios 2, 3 and 4, though the quotient of the medians is 30/10."""
+    ratio = paired_ratio([20, 30, 40], [10, 10, 10])
+    assert (ratio.median, ratio.low, ratio.high) == (3, 2, 4)
+    assert paired_ratio([2, 4, 8], [1, 2, 4]).low == paired_ratio([2, 4, 8], [1, 2, 4]).high == 2
+    assert paired_ratio(range(1, 9), [1] * 8) == paired_ratio(range(1, 9), [1] * 8)
+    with pytest.raises(ValueError, match="no pairs"):
+        paired_ratio([1, 2], [1])
+
+
+def measured(contender, *walls, **details):
+    return [{"contender": contender, "wall_s": wall, "cpu_s": wall, "details": details} for wall in walls]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "met"),
+    [
+        (Comparison("fedloge-serial@1", "naive@1"), None),
+        (Comparison("fedloge-serial@1", "naive@1", at_least=3), True),
+        (Comparison("fedloge-serial@1", "naive@1", at_least=3.1), False),
+        (Comparison("fedloge-serial@1", "naive@1", at_least=3, better=("error",)), False),
+        (Comparison("fedloge-serial@1", at_most=1), True),
+        (Comparison("fedloge-serial@1", at_most=0.9), False),
+    ],
+)
+def test_targets_are_met_or_not(comparison, met):
+    runs = measured("fedloge-serial@1", 1.0, 1.0, error=2) + measured("naive@1", 3.0, 3.0, error=1)
+    assert compare(comparison, runs)["met"] is met
+
+
+def test_the_clock_leaves_out_the_warm_up_and_what_is_paused(monkeypatch):
+    start, warm_up, paused, work = (0, 0, 0), (10, 10, 12), (13, 14), (20, 20, 25)
+    now = iter([*start, *warm_up, *paused, *work])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()
+    clock.tick()  # looks at the processes until 12
+    with clock.paused():
+        pass
+    clock.tick()
+    assert clock.per_repetition()[0] == 20 - 12 - 1
+
+
+def test_the_first_repetition_counts_where_it_is_the_only_one(monkeypatch):
+    now = iter([1, 1, 1, 4, 4, 4])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()
+    clock.tick()
+    assert clock.per_repetition()[0] == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_cpu_seconds_are_those_of_living_descendants_too():
+    before = cpu_seconds()
+    code = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        alive = cpu_seconds() - before
+        child.communicate(b"\n")
+    assert alive >= 0.25
+    assert cpu_seconds() - before >= 0.25
+
+
+class Canned(Bench):
+    """A bench whose contenders return what it is told."""
+
+    def _work(self, problem, contender, repetitions):
+        self.asked = contender
+        return {}
+
+    def _result(self):
+        return self.results[self.asked.partition("@")[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "passed"),
+    [
+        ("naive", {"a": 1.000001, "b": 2}, True),
+        ("naive", {"a": 1.0001, "b": 2}, False),
+        ("naive", {"a": float("nan"), "b": 2}, False),
+        ("naive", {"a": 1}, False),
+        ("naive", {"a": 1, "b": 2, "c": 3}, False),
+        ("naive", {"a": 1, "b": float("nan")}, False),
+        ("naive", {}, False),
+    ],
+)
+def test_the_gate(tmp_path, name, result, passed):
+    bench = Canned(MINI, tmp_path, {})
+    bench.results = {"reference": {"a": np.array(1.0), "b": np.array(2.0), "check/c": np.array(0.0)}}
+    bench.results[name] = {key: np.array(value) for key, value in result.items()}
+    assert bench.gate(f"{name}@1")["passed"] is passed
+
+
+def test_only_what_a_peer_is_known_to_lack_may_be_missing(tmp_path):
+    bench = Canned(MINI, tmp_path, {})
+    state = {"head.bias": np.array(1.0), "bn.running_mean": np.array(2.0)}
+    bench.results = {"reference": state, "pfl": {"head.bias": np.array(1.0)}}
+    assert bench.gate("pfl@1")["passed"]
+    bench.results["pfl"] = {"bn.running_mean": np.array(2.0)}
+    assert not bench.gate("pfl@1")["passed"]
+
+
+def test_a_missing_peer_says_how_to_install_it(tmp_path):
+    bench = Bench(MINI, tmp_path, {"pfl": tmp_path / "nowhere"})
+    with pytest.raises(UnavailableError, match=r"pfl is not installed: `python -m benchmarks\.peers pfl`"):
+        bench.measure("pfl@1")
+
+
+def test_workloads_on_the_cpu_see_no_other_device(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert environment("pfl", 1)["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment("fedloge", 1, "cuda")["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_threads_are_the_cores_unless_processes_take_them():
+    assert environment("naive", 4)["OMP_NUM_THREADS"] == environment("pfl", 4)["MKL_NUM_THREADS"] == "4"
+    for name in ("fedloge-processes", "pfl-processes"):
+        assert CONTENDERS[name].threads(4) == 1
+        assert environment(name, 4)["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_gpu_workloads_need_a_gpu(capsys):
+    assert main(["--workload", "gpu-c10"]) == 2
+    assert "gpu-c10 needs a CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["pfl", "pfl=", "nobody=/usr/bin/python"])
+def test_interpreters_must_be_a_peers(entry, capsys):
+    assert main(["--workload", "exchange", "--python", entry]) == 2
+    assert f"--python {entry} is not PEER=PATH with a peer of: flwr, pfl." in capsys.readouterr().err
+
+
+def test_real_data_that_are_not_there(tmp_path, capsys):
+    assert (
+        main(["--workload", "exchange", "--profile", "quick", "--data", str(tmp_path), "--results", str(tmp_path)]) == 2
+    )
+    assert "CIFAR10 was not found" in capsys.readouterr().err
+
+
+def test_contenders_take_turns(tmp_path, monkeypatch):
+    order = []
+
+    class Quiet(Canned):
+        def prepare(self):
+            self.results = {name: {"a": np.array(0.0)} for name in CONTENDERS}
+
+        def measure(self, contender):
+            order.append(contender)
+            return {"wall_s": 1.0, "cpu_s": 1.0, "others_cores": 0.0, "details": {}}
+
+    runner.run(Quiet(PAIR, tmp_path, {}), 3, say=lambda text: None)
+    assert order == ["fedloge-serial@1", "naive@1", "naive@1", "fedloge-serial@1", "fedloge-serial@1", "naive@1"]
+
+
+@pytest.mark.slow
+def test_the_command_leaves_a_result(tmp_path, monkeypatch):
+    monkeypatch.setitem(WORKLOADS, "cpu-mini", PAIR)
+    command = ["--workload", "cpu-mini", "--against", "naive", "--profile", "quick", "--pairs", "1"]
+    assert main([*command, "--results", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    assert path.name == f"cpu-mini-{result['date']}-naive-quick.json"
+    assert result["profile"] == "quick"
+    assert {"commit", "machine", "versions", "environment", "federation", "data"} <= result.keys()
+    assert {"processor", "cores", "gpu"} <= result["machine"].keys()
+    assert {name: gate["passed"] for name, gate in result["gate"].items()} == {
+        "fedloge-serial@1": True,
+        "naive@1": True,
+    }
+    assert all(gate["difference"] <= gate["tolerance"] == 1e-5 for gate in result["gate"].values())
+    for measurement in result["runs"]:
+        assert measurement["wall_s"] > 0
+        assert measurement["threads"] == 1
+        assert {"cpu_s", "peak_mib", "load_before", "load_after", "others_cores", "sweep"} <= measurement.keys()
+    (comparison,) = result["comparisons"]
+    assert comparison["low"] == comparison["ratio"] == comparison["high"] > 0
