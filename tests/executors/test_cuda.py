@@ -16,7 +16,7 @@ from conftest import tiny_source
 from fedloge.data import FederatedDataModule
 from fedloge.data.images import TensorImages
 from fedloge.errors import ConfigError
-from fedloge.executors import ClientFailure, ClientTask, Cohort, LocalSettings, Serial, make_executor
+from fedloge.executors import ClientFailure, ClientResult, ClientTask, Cohort, LocalSettings, Serial, make_executor
 from fedloge.executors.cuda import Turns
 from fedloge.methods import (
     CReFF,
@@ -403,7 +403,7 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_told_once(data, imitated
     with caplog.at_level(logging.WARNING):
         assert_same(*both(method, data, cohort))
     assert len(cohort.lanes) == 1
-    assert not any(cohort.lanes[0].captured.values())
+    assert not cohort.lanes[0].captured
     assert sum("without CUDA graphs" in record.message for record in caplog.records) == 1
 
 
@@ -582,7 +582,8 @@ def test_the_host_does_not_wait_between_the_first_and_the_last_step(data, monkey
     monkeypatch.setattr(cuda.CohortModule, "_turn", strict)
     state = initial(method, data.num_clients)
     tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
-    assert len(list(cohort.run(state.shared, state.clients, tasks))) == data.num_clients
+    outcomes = list(cohort.run(state.shared, state.clients, tasks))
+    assert [type(outcome) for outcome in outcomes] == [ClientResult] * data.num_clients
 
 
 @gpu
@@ -594,7 +595,7 @@ def test_memory_does_not_grow_with_the_rounds(data):
     for number in range(1, 5):
         state = initial(method, data.num_clients)
         tasks = [ClientTask(client, number, method.phases(1)) for client in range(data.num_clients)]
-        list(cohort.run(state.shared, state.clients, tasks))
+        assert all(isinstance(outcome, ClientResult) for outcome in cohort.run(state.shared, state.clients, tasks))
         used.append(torch.cuda.memory_allocated())
     assert used[1] == used[2] == used[3]
     cohort.close()

@@ -270,7 +270,7 @@ class Lane:
     @property
     def captured(self) -> Mapping[PhaseKey, list[int]]:
         """The batch sizes for which there are graphs, by phase (name, trainable)."""
-        return {key: sorted(program.graphs) for key, program in self._programs.items()}
+        return {key: sorted(program.graphs) for key, program in self._programs.items() if program.graphs}
 
 
 class Program:
