@@ -87,6 +87,11 @@ class Cohort(Executor):
         self._room = 0
         self._obstacles: dict[PhaseKey, str | None] = {}
 
+    @property
+    def workers(self) -> int:
+        """Clients that are trained at the same time at most, which an estimate before the run asks for."""
+        return (self.asked_lanes or LANES) if self.graphs else 1
+
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         """Take what is trained; the device is used from the first round on."""
         if self.graphs and settings.device.type != "cuda":
