@@ -20,7 +20,7 @@ from fedloge.callbacks import FederatedCallback
 from fedloge.errors import ConfigError
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import Evaluation
-from fedloge.executors import ClientTask
+from fedloge.executors import ClientResult, ClientTask
 from fedloge.methods import FedAvg
 from fedloge.methods.base import Client, Method
 from fedloge.seeding import SERVER, Stream, generator
@@ -114,7 +114,7 @@ def exchanges_of_executor(problem: Problem, executor: str, repetitions: int, clo
         tasks = [ClientTask(client, 1, ()) for client in range(data.num_clients)]
         for _ in range(repetitions):
             results = trainer.executor.run(state.shared, state.clients, tasks)
-            mean = weighted_mean(result.update for result in results)
+            mean = weighted_mean(result.update for result in results if isinstance(result, ClientResult))
             clock.tick()
         getattr(trainer.executor, "close", lambda: None)()
     return to_arrays({**mean})

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 from fedloge.errors import FedlogeError
 
@@ -21,6 +22,10 @@ verbs:
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
   compare --config FILE                        methods x seeds under the same conditions, and their table
+  sweep FILE [--jobs=4 ...]                    the runs of a W&B sweep file, here; their table and heat map
+  predict RUN [--client K] IMAGES...           classes of images, by the generic or a client's model
+  export RUN [--client K|all] --output DIR     the models as safetensors, ONNX or TorchScript
+  new-client RUN DATA [--output DIR]           a personal model for a client that never took part
   report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
   partition --config FILE [--output x.png]     show how the clients would share the data, without training
   doctor                                       versions, devices, and what is missing
@@ -48,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "test": test,
         "realign": realign,
         "compare": compare,
+        "sweep": sweep,
+        "predict": predict,
+        "export": export,
+        "new-client": new_client,
         "report": report,
         "partition": partition,
         "doctor": doctor,
@@ -97,12 +106,14 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     from fedloge.config import SaveConfig, build
     from fedloge.progress import JsonProgress, RunProgress
     from fedloge.report.write import WriteReport
+    from fedloge.tracking import agent_options
 
-    cli = build(rest)
+    cli = build([*rest, *agent_options(rest)])
     progress = [] if known.quiet else [JsonProgress() if known.log_format == "json" else RunProgress()]
     console = Console(quiet=known.quiet or known.log_format == "json")
-    callbacks = [SaveConfig(cli.resolved()), *progress, *([WriteReport(console)] if cli.config.report else [])]
-    cli.trainer.callbacks += callbacks  # type: ignore[attr-defined]
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.insert(0, SaveConfig(cli.resolved()))  # loggers read the saved configuration
+    callbacks += [*progress, *([WriteReport(console)] if cli.config.report else [])]
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     finally:
@@ -178,6 +189,99 @@ def compare(args: Sequence[str]) -> int:
         print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
     print(f"everything is in {path.parent}")
     return 1 if failed else 0
+
+
+def sweep(args: Sequence[str]) -> int:
+    """``fedloge sweep``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge sweep",
+        description="Run a W&B sweep file on this machine, without a server: grid or random. Runs that are done are "
+        "skipped: the same command goes on where it was interrupted.",
+        epilog="Options of `fedloge fit` (--trainer.rounds=2) go to all runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="for example configs/sweeps/gamma_beta.yaml")
+    parser.add_argument("--output_dir", help="where everything goes (runs/<name of the file>)")
+    parser.add_argument("--jobs", type=int, help="runs at once; one per core by default")
+    parser.add_argument("--runs", type=int, dest="run_cap", help="runs at most; the file's run_cap by default")
+    parser.add_argument("--seed", type=int, help="of random draws (0)")
+    known, overrides = parser.parse_known_args(args)
+    settings = vars(known)
+    file = settings.pop("file")
+
+    from rich.console import Console
+
+    from fedloge.report.live import CellProgress
+    from fedloge.report.sweep import best_note, sweep_table, write_sweep
+    from fedloge.sweep import load_sweep
+
+    plan = load_sweep(file, overrides, **settings)
+    with CellProgress(rows="setting") as progress:
+        cells = plan.run(progress.update)
+    rows = write_sweep(plan, cells)
+    Console().print(sweep_table(rows))
+    print(best_note(plan, rows))
+    failed = [cell for cell in cells if cell.error]
+    for cell in failed:
+        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+    print(f"everything is in {plan.output_dir}")
+    return 1 if failed else 0
+
+
+def predict(args: Sequence[str]) -> int:
+    """``fedloge predict``."""
+    parser = _parser("predict", "Classes and probabilities of images, by one of a run's models.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
+    parser.add_argument("--client", metavar="K", help="a client's number, or a new client's folder; else the generic")
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.use.models import load_finished
+    from fedloge.use.predict import predict_images, print_predictions
+
+    run = load_finished(known.run, overrides)
+    predictions = list(predict_images(run, known.images, known.client, known.convert))
+    print_predictions(predictions, run.data.source.class_names, known.format)
+    return 0
+
+
+def export(args: Sequence[str]) -> int:
+    """``fedloge export``."""
+    parser = _parser("export", "A run's models for use elsewhere: one body, and a small head for each model.")
+    parser.add_argument("--client", metavar="K", help="a client's number or folder, or all; else the generic model")
+    parser.add_argument("--format", choices=["safetensors", "onnx", "torchscript"], default="safetensors")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.use.export import export_models
+    from fedloge.use.models import load_finished
+
+    files = export_models(load_finished(known.run, overrides), known.client, known.format, known.output)
+    for file in files:
+        print(f"{file.stat().st_size:>12,} bytes  {file}")
+    return 0
+
+
+def new_client(args: Sequence[str]) -> int:
+    """``fedloge new-client``."""
+    parser = _parser("new-client", "A personal model for a client that never took part, from its images.")
+    parser.add_argument("data", metavar="DATA", help="a folder with its images: DATA/<class>/*")
+    parser.add_argument("--output", metavar="DIR", help="where its model goes (RUN/new_clients/<name of DATA>)")
+    parser.add_argument("--epochs", type=int, default=100, help="(100) of what it trains of its own on the frozen body")
+    parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
+    known, overrides = parser.parse_known_args(args)
+
+    from fedloge.use.models import load_finished
+    from fedloge.use.new_client import add_client
+
+    run = load_finished(known.run, overrides)
+    folder, about = add_client(run, known.data, known.output, known.epochs, known.convert)
+    accuracies = ", ".join(f"{kind} {100 * value:.1f} %" for kind, value in about["accuracy"].items())
+    print(f"{about['images']} images of {len(about['class_counts'])} classes; trained: {about['trained']}")
+    print(f"accuracy on these images, which it was trained on: {accuracies}")
+    print(f"its model is in {folder}: fedloge predict {known.run} --client {folder} IMAGES...")
+    return 0
 
 
 def report(args: Sequence[str]) -> int:

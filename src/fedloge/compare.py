@@ -112,8 +112,8 @@ def override_value(content: dict[str, Any], override: str) -> None:
     if not match:
         raise FedlogeError(f"{override!r} is not understood. Write --key=value, for example --trainer.rounds=2.")
     *path, last = match[1].split(".")
-    if path == ["model"] and last not in ("class_path", "init_args"):
-        path = ["model", "init_args"]
+    if path[:1] == ["model"] and [*path, last][1] not in ("class_path", "init_args"):
+        path.insert(1, "init_args")
     place = content
     for key in path:
         place = place.setdefault(key, {})

@@ -66,7 +66,7 @@ def _step_seconds(trainer: FederatedTrainer, state: FederatedState, client: Clie
     """The fastest of a few training steps."""
     method = copy.deepcopy(trainer.method).to(trainer.strategy.root_device)
     fastest = float("inf")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         method.begin(Client(client.id, client.class_counts, 1), state.shared, state.clients[client.id])
         method.begin_phase(phase)
         method.on_fit_start()

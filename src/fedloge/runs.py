@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,18 @@ class Run:
         """The ``final`` (realigned) state, or the ``last`` one of the training."""
         return self.folder.load(name)
 
+    @cached_property
+    def final(self) -> FederatedState:
+        """The final state, read once; it is for reading alone."""
+        return self.state()
+
     def generic(self) -> Predictor:
         """The generic model.
 
         Raises:
             RunError: If the method has none.
         """
-        return self._predictor("global", 0)
+        return self.predictor("global", self.generic_personal())
 
     def personal(self, client: int) -> Predictor:
         """The personal model of a client.
@@ -57,23 +63,42 @@ class Run:
         Raises:
             RunError: If the method has none, or there is no such client.
         """
-        return self._predictor("personal", client)
+        return self.predictor("personal", self.client_personal(client))
 
-    def _predictor(self, view: View, client: int) -> Predictor:
-        if view not in self.method.views:
-            raise RunError(f"{type(self.method).__name__} has no {view} model.")
-        state = self.state()
-        if not 0 <= client < len(state.clients):
-            raise RunError(f"client={client} does not exist: the run has clients 0 to {len(state.clients) - 1}.")
+    def generic_personal(self) -> Tensors:
+        """What stands in the generic model where a client's entries would be: for most methods nothing.
+
+        Raises:
+            RunError: If the method has no generic model.
+        """
+        self._require("global", "Choose a client's model.")
+        counts = Partition.load(self.folder.path / "partition.json").train_counts.tolist()
+        population = [Client(client, tuple(own)) for client, own in enumerate(counts)]
+        return self.method.generic_personal(self.final.clients, population)
+
+    def client_personal(self, client: int) -> Tensors:
+        """A client's entries.
+
+        Raises:
+            RunError: If the method has no personal models, or there is no such client.
+        """
+        self._require("personal", "Take the generic one.")
+        clients = self.final.clients
+        if not 0 <= client < len(clients):
+            raise RunError(f"client={client} does not exist: the run has clients 0 to {len(clients) - 1}.")
+        return clients[client]
+
+    def predictor(self, view: View, personal: Tensors) -> Predictor:
+        """The shared entries with these as a model of its own."""
         method = copy.deepcopy(self.method)
-        method.load(state.shared, self._generic_personal(state) if view == "global" else state.clients[client])
+        method.load(self.final.shared, personal)
         source = self.data.source
         return Predictor(method, view, source.mean, source.std, source.class_names)
 
-    def _generic_personal(self, state: FederatedState) -> Tensors:
-        counts = Partition.load(self.folder.path / "partition.json").train_counts.tolist()
-        population = [Client(client, tuple(own)) for client, own in enumerate(counts)]
-        return self.method.generic_personal(state.clients, population)
+    def _require(self, view: View, remedy: str) -> None:
+        if view not in self.method.views:
+            kind = "generic" if view == "global" else "personal"
+            raise RunError(f"{type(self.method).__name__} has no {kind} model. {remedy}")
 
     def attach(self) -> None:
         """Load the data, for evaluation or further training."""

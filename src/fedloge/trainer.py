@@ -31,6 +31,7 @@ from fedloge.sampling import sample_cohort
 from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
 from fedloge.summary import Result, summarize
+from fedloge.tracking import Tracking, split_names
 
 
 class FederatedTrainer(Trainer):
@@ -58,7 +59,8 @@ class FederatedTrainer(Trainer):
         devices: Lightning's ``devices``; one device is used.
         precision: Lightning's ``precision``.
         threads: Threads of torch that train a client on the CPU. More than one changes results in the last bit.
-        logger: Lightning loggers, given the metrics with the round as the step.
+        logger: ``wandb``, ``tensorboard`` or ``csv``, whose files go into the run folder, or Lightning loggers; they
+            get the metrics with the round as the step.
         callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
 
     Raises:
@@ -88,7 +90,7 @@ class FederatedTrainer(Trainer):
         devices: int | list[int] = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         threads: int = 1,
-        logger: Logger | list[Logger] | bool | None = None,
+        logger: Logger | list[Logger | str] | bool | str | None = None,
         callbacks: Callback | list[Callback] | None = None,
     ) -> None:
         check_least("trainer.rounds", rounds, 1)
@@ -106,13 +108,15 @@ class FederatedTrainer(Trainer):
                 "must lie in (0, 1]",
                 "1.0 trains every client in every round.",
             )
+        names, loggers = split_names(logger)
+        tracking = [Tracking(names)] if names or loggers else []
         with quiet_lightning(), _clear_accelerator_error(accelerator):
             super().__init__(
                 accelerator=accelerator,
                 devices=devices,
                 precision=precision,
-                logger=False if logger is None else logger,
-                callbacks=callbacks,
+                logger=loggers,
+                callbacks=[*([callbacks] if isinstance(callbacks, Callback) else callbacks or []), *tracking],
                 max_epochs=rounds,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

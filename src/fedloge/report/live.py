@@ -18,10 +18,11 @@ class CellProgress:
 
     Args:
         console: Where to print; standard output by default.
+        rows: What a row stands for.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self, console: Console | None = None, rows: str = "method") -> None:
+        self.console, self.rows = console or Console(), rows
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._told: set[tuple[str, int]] = set()
 
@@ -36,7 +37,7 @@ class CellProgress:
     def update(self, cells: Sequence[Cell]) -> None:
         """Show where the cells are."""
         if self.console.is_terminal:
-            self._live.update(live_table(cells), refresh=True)
+            self._live.update(live_table(cells, self.rows), refresh=True)
             return
         for cell in cells:
             key = cell.name, cell.seed
@@ -47,17 +48,17 @@ class CellProgress:
                 )
 
 
-def live_table(cells: Sequence[Cell]) -> Table:
+def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
     """Where every cell is: waiting, which round, its result, or that it failed."""
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     done = sum(cell.done for cell in cells)
     table = Table(title=f"{done} of {len(cells)} runs done; GM / PM (%)")
-    table.add_column("method", no_wrap=True)
+    table.add_column(rows, no_wrap=True)
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in cells):
         by_seed = {cell.seed: cell for cell in cells if cell.name == name}
-        table.add_row(name, *(cell_status(by_seed[seed]) for seed in seeds))
+        table.add_row(name, *(cell_status(by_seed[seed]) if seed in by_seed else "" for seed in seeds))
     return table
 
 

@@ -1,0 +1,76 @@
+"""Images of the user's for a model that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from fedloge.data.files import FolderFiles
+from fedloge.data.images import FileImages
+from fedloge.data.sources import ImageFolder
+from fedloge.data.sources.base import Source
+from fedloge.errors import DataError
+
+MODES = {1: ("L", "1"), 3: ("RGB",)}
+"""Pillow's modes that an image may have, by the channels that the model takes."""
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files among ``paths`` and all images in the folders among them, sorted by folder.
+
+    Raises:
+        DataError: If a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [file for file in sorted(path.rglob("*")) if _is_image(file)]
+            if not inside:
+                raise DataError(f"folder {str(path)!r} holds no image. Give images, or a folder of them.")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DataError(f"no file or folder {str(path)!r}.")
+    return found
+
+
+def open_images(paths: Sequence[Path], source: Source, convert: bool = False) -> FileImages:
+    """The images as the model takes them.
+
+    Those of a run on an image folder are scaled, cropped and converted as its training images were; others must have
+    the right size and mode, unless ``convert`` asks for the same.
+
+    Args:
+        paths: Image files.
+        source: What the model was trained on.
+        convert: Make them fit.
+
+    Raises:
+        DataError: Naming the image that cannot be read or does not fit.
+    """
+    if not convert and not isinstance(source, ImageFolder):
+        for path in paths:
+            _check(path, source)
+    return FileImages(FolderFiles(Path()), [str(path) for path in paths], source.image_size, source.channels, 4)
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in Image.registered_extensions()
+
+
+def _check(path: Path, source: Source) -> None:
+    try:
+        with Image.open(path) as image:
+            size, mode = image.size, image.mode
+    except Exception as error:  # Pillow raises almost any type on a damaged file
+        raise DataError(f"{str(path)!r} is not an image that Pillow can read: {error}.") from error
+    remedy = "Pass --convert to scale, crop and convert images."
+    if size != (source.image_size,) * 2:
+        wanted = f"{source.image_size}x{source.image_size}"
+        raise DataError(f"{str(path)!r} has {size[0]}x{size[1]} pixels, but the model takes {wanted}. {remedy}")
+    if mode not in MODES[source.channels]:
+        wanted = f"{MODES[source.channels][0]} ({'grey' if source.channels == 1 else 'colour'})"
+        raise DataError(f"{str(path)!r} has mode {mode}, but the model takes {wanted}. {remedy}")
