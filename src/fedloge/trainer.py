@@ -44,7 +44,8 @@ class FederatedTrainer(Trainer):
         evaluate_every: Evaluate after every so many rounds, and after the last.
         checkpoint_every: Save after every so many rounds, and after the last.
         executor: How a round's clients are trained: ``serial``, one at a time; ``processes``, one per core of this
-            machine; ``ray``, on a cluster; ``auto`` takes processes where that pays. The result is the same.
+            machine; ``ray``, on a cluster; ``cuda``, a cohort in one fit, with CUDA graphs on parallel streams.
+            ``auto`` takes cuda on a GPU, and processes where that pays. The result is the same.
         seed: Where all randomness of the training comes from (the split of the data has its own, ``data.seed``).
         run_dir: The run folder; None takes ``runs/<method>``.
         overwrite: Replace an older run in that folder.
@@ -77,7 +78,7 @@ class FederatedTrainer(Trainer):
         participation: float = 1.0,
         evaluate_every: int = 1,
         checkpoint_every: int = 10,
-        executor: Executor | Literal["auto", "serial", "processes", "ray"] = "auto",
+        executor: Executor | Literal["auto", "serial", "processes", "ray", "cuda"] = "auto",
         seed: int = 3407,
         run_dir: str | None = None,
         overwrite: bool = False,
@@ -254,7 +255,7 @@ class FederatedTrainer(Trainer):
         self.exchanged = {"bytes_up": 0, "bytes_down": 0}
         method.server_data = server_data(method, data)
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
-        self.executor = make_executor(self.asked_executor, self._work(), self.strategy.root_device)
+        self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings)
         self.executor.start(method, data, self.local_settings)
         workers = self.executor.workers if isinstance(self.executor, Processes) else 1  # they wait meanwhile
         threads, device = max(workers, self.local_settings.threads), self.strategy.root_device

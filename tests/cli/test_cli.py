@@ -96,8 +96,14 @@ def test_other_precisions_run(tmp_path):
     assert main([*QUICKSTART, *SHORT, *options]) == 0
 
 
-def test_the_executor_does_not_change_a_run(quickstart, tmp_path):
-    options = ["--trainer.executor=processes", "--trainer.executor.workers=2"]
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.executor=processes", "--trainer.executor.workers=2"],
+        ["--trainer.executor=cuda", "--trainer.executor.lanes=2", "--trainer.executor.graphs=false"],
+    ],
+)
+def test_the_executor_does_not_change_a_run(quickstart, tmp_path, options):
     assert main([*QUICKSTART, *SHORT, *options, f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
     for part in ("shared", "clients"):
         file = Path("checkpoints") / "final" / f"{part}.safetensors"
@@ -109,6 +115,11 @@ def test_executors_that_do_not_exist_are_named(capsys):
     assert "Did you mean 'processes'?" in fail(capsys, *QUICKSTART, "--trainer.executor=proceses")
     error = fail(capsys, *QUICKSTART, "--trainer.executor=serial", "--trainer.executor.workers=2")
     assert "no option 'workers' in fedloge.executors.Serial" in error
+
+
+def test_cuda_needs_a_gpu_or_no_graphs(capsys):
+    error = fail(capsys, *QUICKSTART, *SHORT, "--trainer.executor=cuda")
+    assert "captures CUDA graphs, but the device is cpu. Take auto, or --trainer.executor.graphs=false." in error
 
 
 def test_seed_everything_is_the_seed(tmp_path):

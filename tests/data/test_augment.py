@@ -1,11 +1,23 @@
 import pytest
 import torch
 
-from fedloge.data.augment import augment, normalise, random_crop, random_flip
+from fedloge.data.augment import augment, crop, draw, draw_mirrored, draw_shifts, flip, join, normalise
 
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def random_crop(images, padding, generator):
+    return crop(images, draw_shifts(len(images), padding, generator), padding)
+
+
+def random_flip(images, generator):
+    return flip(images, draw_mirrored(len(images), generator))
+
+
+def augmented(images, kind, generator):
+    return augment(images, draw(kind, len(images), generator))
 
 
 IMAGES = torch.arange(6 * 2 * 5 * 7).remainder(251).to(torch.uint8).view(6, 2, 5, 7)
@@ -43,9 +55,17 @@ def test_flip_mirrors_about_half():
 
 
 def test_generator_decides():
-    assert torch.equal(augment(IMAGES, "crop_flip", rng(1)), augment(IMAGES, "crop_flip", rng(1)))
-    assert not torch.equal(augment(IMAGES, "crop_flip", rng(1)), augment(IMAGES, "crop_flip", rng(2)))
-    assert augment(IMAGES, "none", rng()) is IMAGES
+    assert torch.equal(augmented(IMAGES, "crop_flip", rng(1)), augmented(IMAGES, "crop_flip", rng(1)))
+    assert not torch.equal(augmented(IMAGES, "crop_flip", rng(1)), augmented(IMAGES, "crop_flip", rng(2)))
+    assert augmented(IMAGES, "none", rng()) is IMAGES
+
+
+@pytest.mark.parametrize("kind", ["none", "crop", "crop_flip"])
+def test_draws_of_batches_can_be_joined(kind):
+    generator, again = rng(3), rng(3)
+    apart = torch.cat([augmented(batch, kind, generator) for batch in IMAGES.split(4)])
+    draws = [draw(kind, len(batch), again) for batch in IMAGES.split(4)]
+    assert torch.equal(augment(IMAGES, join(draws)), apart)
 
 
 def test_normalise_on_paper():
@@ -67,5 +87,5 @@ def test_normalise_per_channel_leaves_its_input_alone():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_device_does_not_matter():
-    expected = augment(IMAGES, "crop_flip", rng())
-    assert torch.equal(augment(IMAGES.cuda(), "crop_flip", rng()).cpu(), expected)
+    expected = augmented(IMAGES, "crop_flip", rng())
+    assert torch.equal(augmented(IMAGES.cuda(), "crop_flip", rng()).cpu(), expected)

@@ -19,7 +19,7 @@ from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedRep
 from fedloge.state import ClientUpdate, FederatedState
 from harness import build, initial, same
 
-CPU = torch.device("cpu")
+CPU = LocalSettings(0)
 
 
 @pytest.fixture
@@ -172,13 +172,12 @@ def test_processes_are_for_the_cpu(data):
 
 def test_auto_starts_workers_where_that_pays(monkeypatch):
     monkeypatch.setattr("fedloge.executors.num_cores", lambda: 4)
-    assert isinstance(make_executor("auto", 1e6, CPU), Serial)
-    assert isinstance(make_executor("auto", 1e12, CPU), Processes)
-    assert isinstance(make_executor("auto", 1e12, torch.device("cuda")), Serial)
+    assert isinstance(make_executor("auto", 1e6, build(FedAvg), CPU), Serial)
+    assert isinstance(make_executor("auto", 1e12, build(FedAvg), CPU), Processes)
     monkeypatch.setattr("fedloge.executors.num_cores", lambda: 1)
-    assert isinstance(make_executor("auto", 1e12, CPU), Serial)
+    assert isinstance(make_executor("auto", 1e12, build(FedAvg), CPU), Serial)
     ready = Serial()
-    assert make_executor(ready, 0, CPU) is ready
+    assert make_executor(ready, 0, build(FedAvg), CPU) is ready
 
 
 # The schedule

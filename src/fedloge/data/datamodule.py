@@ -176,7 +176,7 @@ class FederatedDataModule(LightningDataModule):
         indices = torch.from_numpy(self.partition.train[client])
         return self._loader(indices, Draw(seed, round, client, phase), device)
 
-    def client_batches(self, client: int, device: torch.device | None = None) -> Iterator[Batch]:
+    def client_batches(self, client: int, device: torch.device | None = None) -> InOrder:
         """A client's training images in order, without augmentation."""
         return self._plain_batches(torch.from_numpy(self.partition.train[client]), device)
 
@@ -211,9 +211,9 @@ class FederatedDataModule(LightningDataModule):
         serving = self._serving(self.eval_batch_size, device)
         return InOrder(self.dataset.test, self.test_labels, indices, serving)
 
-    def _plain_batches(self, indices: Tensor, device: torch.device | None = None) -> Iterator[Batch]:
+    def _plain_batches(self, indices: Tensor, device: torch.device | None = None) -> InOrder:
         serving = self._serving(self.eval_batch_size, device)
-        return iter(InOrder(self.dataset.train, self.dataset.train_labels, indices, serving))
+        return InOrder(self.dataset.train, self.dataset.train_labels, indices, serving)
 
     def _serving(self, batch_size: int, device: torch.device | None) -> Serving:
         return Serving(batch_size, self.augment, self.source.mean, self.source.std, device)

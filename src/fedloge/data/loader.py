@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import Augment, augment, normalise
+from fedloge.data.augment import Augment, Draws, augment, draw, normalise
 from fedloge.data.images import Images, gather_batches
 from fedloge.seeding import Stream, generator
 
@@ -64,13 +64,18 @@ class BatchLoader:
         return math.ceil(len(self.indices) / self.serving.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        batches, draws = self.next_epoch()
+        for batch, drawn, images in zip(batches, draws, gather_batches(self.images, batches), strict=True):
+            moved = augment(images.to(self.serving.device or "cpu"), drawn)
+            yield _finish(moved, self.labels[batch], self.serving)
+
+    def next_epoch(self) -> tuple[Sequence[Tensor], Sequence[Draws]]:
+        """Of each batch of the next epoch, which images are in it, int64 [n], and what augmentation does to them."""
         order, augmentation = (self.draw.generator(stream, self.epoch) for stream in (Stream.ORDER, Stream.AUGMENT))
         self.epoch += 1
         shuffled = self.indices[torch.randperm(len(self.indices), generator=order)]
         batches = torch.split(shuffled, self.serving.batch_size)
-        for batch, images in zip(batches, gather_batches(self.images, batches), strict=True):
-            moved = augment(images.to(self.serving.device or "cpu"), self.serving.augment, augmentation)
-            yield _finish(moved, self.labels[batch], self.serving)
+        return batches, [draw(self.serving.augment, len(batch), augmentation) for batch in batches]
 
 
 class InOrder:

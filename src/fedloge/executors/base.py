@@ -161,13 +161,13 @@ def attempt_client(
         except Exception as error:
             reason, details = f"{type(error).__name__}: {error}", traceback.format_exc()
         else:
-            reason = _not_finite(result)
+            reason = not_finite(result)
             if not reason:
                 return result
     return ClientFailure(task.client, reason, details)
 
 
-def _not_finite(result: ClientResult) -> str:
+def not_finite(result: ClientResult) -> str:
     """What in a result is NaN or infinite; empty where all is well. One check per tensor, after the training."""
     parts = {"update": result.update.tensors, "report": result.update.report, "personal state": result.personal}
     for part, tensors in parts.items():
@@ -196,15 +196,19 @@ def train_client(
     """
     client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
     phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
+
+    def batches() -> Iterable[Any]:
+        return data.client_batches(client.id, settings.device)
+
     with _isolated_random_state(derive(settings.seed, task.round, task.client, Stream.MODULE)):
         method.begin(client, shared, personal)
-        report = _report(method, "report_received", data, client, settings.device)
+        report = _on_host(measure(method, "report_received", batches, settings.device))
         for number, phase in phases.items():
             method.begin_phase(phase)
             loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
-            with quiet_lightning(), _interrupts_as_usual():
+            with quiet_lightning(), interrupts_as_usual():
                 local_trainer(settings, phase.epochs).fit(method, loader)
-        report = {**report, **_report(method, "report_trained", data, client, settings.device)}
+        report = {**report, **_on_host(measure(method, "report_trained", batches, settings.device))}
     kept = {name for phase in phases.values() for name in phase.keep}
     own = {name: tensor.clone() for name, tensor in method.personal_entries(kept).items()}
     return ClientResult(_update(method, client, report), own)
@@ -227,12 +231,24 @@ def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
 
 
 @torch.no_grad()
-def _report(method: Method, hook: str, data: FederatedData, client: Client, device: torch.device) -> Tensors:
+def measure(method: Method, hook: str, batches: Callable[[], Iterable[Any]], device: torch.device) -> Tensors:
+    """What a client reports before or after its training, on the device; nothing where the method has no such hook.
+
+    Args:
+        method: The client's.
+        hook: ``report_received`` or ``report_trained``.
+        batches: Gives the client's images in order, on the device.
+        device: Where.
+    """
     if getattr(type(method), hook) is getattr(Method, hook):
         return {}
     method.to(device).eval()
-    report: Tensors = getattr(method, hook)(data.client_batches(client.id, device))
-    return {name: tensor.cpu() for name, tensor in report.items()}
+    report: Tensors = getattr(method, hook)(batches())
+    return report
+
+
+def _on_host(tensors: Tensors) -> Tensors:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _update(method: Method, client: Client, report: Tensors) -> ClientUpdate:
@@ -254,7 +270,7 @@ def _isolated_random_state(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_as_usual() -> Iterator[None]:
+def interrupts_as_usual() -> Iterator[None]:
     """Ctrl-C in a fit makes Lightning ignore all further ones and leave with SystemExit; undo both."""
     handler = signal.getsignal(signal.SIGINT)
     try:

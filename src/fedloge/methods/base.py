@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedloge.aggregation import weighted_mean
 from fedloge.checks import check_choice, check_not_negative
+from fedloge.devices import upload
 from fedloge.errors import ConfigError
 from fedloge.models.base import Backbone
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
@@ -105,6 +106,8 @@ class Method(LightningModule):
         server_data: That knowledge, from before :meth:`prepare` on.
         anchor: During local training, the shared weights as received (w^t).
         client: During local training, the client at work.
+        own_counts: Its class counts n_{k,c}, float32 [C] on the device: what a loss should read, since a step that
+            reads ``client`` cannot be captured in a CUDA graph.
         phase: During local training, the current phase.
     """
 
@@ -143,6 +146,8 @@ class Method(LightningModule):
         self.backbone = backbone
         self.num_classes = num_classes
         self.lr, self.momentum, self.weight_decay, self.agg = lr, momentum, weight_decay, agg
+        self.register_buffer("own_counts", torch.zeros(num_classes), persistent=False)
+        self.own_counts: Tensor
         self._loss_sums: dict[str, Tensor] = {}
         self._examples = 0
 
@@ -280,6 +285,7 @@ class Method(LightningModule):
         """Load what a client trains from, and forget the one before: its own version of shared entries is for use."""
         self.load(shared, {name: own for name, own in personal.items() if self.is_personal(name)})
         self.client, self.anchor = client, shared.tensors
+        self.own_counts.copy_(upload(torch.tensor(client.class_counts), self.own_counts.device))
         self._loss_sums, self._examples = {}, 0
 
     def begin_phase(self, phase: Phase) -> None:
@@ -289,6 +295,10 @@ class Method(LightningModule):
             parameter.requires_grad_(self.is_trained(name))
         for name, module in self.named_modules():
             module.training = self.is_trained(name)
+
+    def take_losses(self, sums: Mapping[str, Tensor], examples: int) -> None:
+        """Take local losses, summed over examples, that were recorded elsewhere, for :meth:`local_metrics`."""
+        self._loss_sums, self._examples = dict(sums), examples
 
     def local_metrics(self) -> dict[str, float]:
         """Example-weighted means of the local losses since :meth:`begin`, and their sum as ``loss``."""

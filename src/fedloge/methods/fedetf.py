@@ -90,7 +90,7 @@ class FedETF(Method):
             return {"ce": functional.cross_entropy(logits, labels)}
         if self.loss == "dr":
             return {"dr": dot_regression(u, self.etf.weight, labels)}
-        return {"balanced": balanced_softmax(logits, labels, self.client.class_counts, floor=self.count_floor)}
+        return {"balanced": balanced_softmax(logits, labels, self.own_counts, floor=self.count_floor)}
 
     def learning_rates(self) -> Mapping[str, float]:
         """V and P have their own when they are fine-tuned in turn."""

@@ -54,7 +54,7 @@ class FedROD(FedAvg):
         h = self.features(images)
         generic = self.head(h)
         if self.balanced:
-            loss = balanced_softmax(generic, labels, self.client.class_counts, floor=self.count_floor)
+            loss = balanced_softmax(generic, labels, self.own_counts, floor=self.count_floor)
         else:
             loss = functional.cross_entropy(generic, labels)
         both = generic.detach() + self.personal_head(h.detach())

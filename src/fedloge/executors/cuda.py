@@ -1,0 +1,316 @@
+"""A whole cohort in one Lightning fit: data on the device, steps as CUDA graphs, several clients at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.core.hooks import ModelHooks
+
+from fedloge.checks import check_least
+from fedloge.data.loader import BatchLoader
+from fedloge.data.resident import Resident
+from fedloge.devices import upload
+from fedloge.errors import ConfigError
+from fedloge.executors.base import (
+    ClientFailure,
+    ClientTask,
+    Executor,
+    FederatedData,
+    LocalSettings,
+    Outcome,
+    interrupts_as_usual,
+    local_trainer,
+    not_finite,
+    quiet_lightning,
+)
+from fedloge.executors.lane import Done, Lane, PhaseKey, phase_key
+from fedloge.methods.base import Method, Phase
+from fedloge.state import ClientStore, SharedState, Tensors, num_bytes
+
+LANES = 8
+"""On a GPU, as long as they have room."""
+LANE_STATES = 12
+"""Memory of a lane in states of the method: parameters, momentum, gradients, what a step needs, and a margin."""
+WAITING_BYTES = 2**32
+"""Results of a fit, which wait in host memory for its end."""
+LEAST_COSINE = 0.9
+"""Between the gradients of a batch in float32 and in the asked precision."""
+PRECISIONS = "32-true", "bf16-mixed"
+
+log = logging.getLogger(__name__)
+
+
+class Cohort(Executor):
+    """One ``Trainer.fit`` trains the cohort, with a client in the place of a batch: Lightning's steps cost nothing.
+
+    The images lie on the device as uint8 and are augmented there, as it was drawn for (seed, round, client). On a GPU
+    the step is captured as a CUDA graph for each batch size that occurs, and several clients are trained on parallel
+    streams, each with a copy of the module: the largest first, each as soon as a lane is free. A method whose step
+    cannot be captured is trained eagerly, which is told once.
+
+    Args:
+        lanes: Clients that are trained at the same time; None takes 8 where they fit in memory, and one without graphs.
+        graphs: Capture steps. Off, the same is done eagerly, on any device.
+        channels_last: Memory format of convolutions; None takes it on a GPU.
+        tf32: Allow TF32 in convolutions and products on a GPU.
+        benchmark: Have cuDNN measure its algorithms for every shape, which takes a while at the start; the choice, and
+            so the last bits of the result, may differ from run to run.
+
+    Raises:
+        ConfigError: If ``lanes`` is below 1.
+    """
+
+    def __init__(
+        self,
+        lanes: int | None = None,
+        graphs: bool = True,
+        channels_last: bool | None = None,
+        tf32: bool = True,
+        benchmark: bool = False,
+    ) -> None:
+        check_least("trainer.executor.lanes", 1 if lanes is None else lanes, 1)
+        self.asked_lanes, self.graphs, self.channels_last = lanes, graphs, channels_last
+        self.tf32, self.benchmark = tf32, benchmark
+        self._forget()
+
+    def _forget(self) -> None:
+        self.lanes: list[Lane] = []
+        self._resident: Resident | None = None
+        self._received: SharedState | None = None
+        self._room = 0
+        self._obstacles: dict[PhaseKey, str | None] = {}
+
+    @property
+    def workers(self) -> int:
+        """Clients that are trained at the same time at most, which an estimate before the run asks for."""
+        return (self.asked_lanes or LANES) if self.graphs else 1
+
+    def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
+        """Take what is trained; the device is used from the first round on."""
+        if self.graphs and settings.device.type != "cuda":
+            problem = f"captures CUDA graphs, but the device is {settings.device}"
+            raise ConfigError("trainer.executor", "cuda", problem, "Take auto, or --trainer.executor.graphs=false.")
+        if reason := obstacle(method, settings):
+            raise ConfigError("trainer.executor", "cuda", reason, "Take serial.")
+        super().start(method, data, settings)
+        self._forget()
+
+    def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
+        """Yield the result of every task in order, when the fit that trains it is over."""
+        window = max(4 * (self.asked_lanes or LANES), WAITING_BYTES // num_bytes(self.method.state_dict()))
+        for start in range(0, len(tasks), window):
+            part = tasks[start : start + window]
+            outcomes = self._fit(shared, clients, part)
+            for _ in range(self.settings.attempts - 1):
+                again = [position for position, outcome in outcomes.items() if isinstance(outcome, ClientFailure)]
+                if again:
+                    second = self._fit(shared, clients, [part[position] for position in again])
+                    outcomes |= {again[number]: outcome for number, outcome in second.items()}
+            for position in range(len(part)):
+                yield outcomes.pop(position)
+
+    def close(self) -> None:
+        """Give back the device's memory."""
+        self._forget()
+
+    def _fit(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> dict[int, Outcome]:
+        """What comes of tasks, by position."""
+        cohort = CohortModule(self, shared, clients, tasks)
+        with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
+            local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(tasks)))
+        return {position: _outcome(cohort.done.pop(position)) for position in range(len(tasks))}
+
+    # What the fit asks for -----------------------------------------------------------------------------------
+
+    def open(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> list[Lane]:
+        """The lanes to train with, after a look at every phase that is new; all that they need is on the device."""
+        device, first = self.settings.device, tasks[0]
+        self._receive(shared, first, device)
+        if not self.lanes:
+            self.lanes.append(self._lane())
+        phases = {phase_key(phase): phase for task in tasks for phase in task.phases if phase.epochs}
+        if self.graphs or self.settings.precision != "32-true":
+            for key in phases.keys() - self._obstacles.keys():
+                self._obstacles[key] = self._rehearse(first, clients[first.client], phases[key])
+        graphs = self.graphs and not any(self._obstacles[key] for key in phases)
+        self._room = self._room or self._find_room(device)
+        wanted = self._room if graphs or not self.graphs else 1
+        while len(self.lanes) < min(wanted, len(tasks)):
+            self.lanes.append(self._lane())
+        for lane in self.lanes:
+            lane.cancel()
+            lane.graphs = graphs
+        return self.lanes[: min(wanted, len(tasks))]
+
+    def _receive(self, shared: SharedState, task: ClientTask, device: torch.device) -> None:
+        """Put the shared state, and the images if they are not there yet, on the device."""
+        if self._resident is None:
+            loader = self.data.client_loader(task.client, seed=self.settings.seed, round=task.round)
+            if not isinstance(loader, BatchLoader):
+                problem = f"serves clients by a {type(loader).__name__}, not a BatchLoader"
+                raise ConfigError("data", type(self.data).__name__, problem, "Take --trainer.executor=serial.")
+            self._resident = Resident(loader, device)
+        if self._received is None:
+            tensors, fixed = (
+                {name: torch.empty_like(tensor, device=device) for name, tensor in part.items()}
+                for part in (shared.tensors, shared.fixed)
+            )
+            self._received = SharedState(tensors, fixed)
+        for kept, new in ((self._received.tensors, shared.tensors), (self._received.fixed, shared.fixed)):
+            for name, tensor in new.items():
+                kept[name].copy_(upload(tensor, device))
+        _wait(device)
+
+    def _lane(self) -> Lane:
+        assert self._resident is not None
+        assert self._received is not None
+        wanted = self.settings.device.type == "cuda" if self.channels_last is None else self.channels_last
+        lane = Lane(
+            self.method,
+            self.data,
+            self._resident,
+            self._received,
+            self.settings.seed,
+            graphs=self.graphs,
+            channels_last=wanted,
+        )
+        _wait(self.settings.device)  # its stream is not the one that made it
+        return lane
+
+    def _rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> str | None:
+        """What stands against capturing the phase; refuses a precision that bends its gradient."""
+        obstacle, cosine = self.lanes[0].rehearse(task, personal, phase)
+        if not cosine >= LEAST_COSINE:
+            problem = f"bends the gradient of a batch: its cosine with float32's is {cosine:.2f}"
+            raise ConfigError("trainer.precision", self.settings.precision, problem, "Take 32-true.")
+        if obstacle and self.graphs and not any(self._obstacles.values()):
+            name = type(self.method).__name__
+            log.warning("%s is trained without CUDA graphs, one client at a time: its step %s", name, obstacle)
+        return obstacle
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """What a GPU may do; as it was afterwards."""
+        if self.settings.device.type != "cuda":
+            yield
+            return
+        cudnn: Any = torch.backends.cudnn
+        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+        try:
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            cudnn.allow_tf32, cudnn.benchmark = self.tf32, self.benchmark
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            cudnn.allow_tf32, cudnn.benchmark = before[1:]
+
+    def _find_room(self, device: torch.device) -> int:
+        """How many lanes: as asked, or as many as pay and fit."""
+        if self.asked_lanes or not self.graphs or device.type != "cuda":
+            return self.asked_lanes or 1
+        free = torch.cuda.mem_get_info(device)[0]
+        return max(1, min(LANES, free // (LANE_STATES * num_bytes(self.method.state_dict()))))
+
+
+class CohortModule(LightningModule):
+    """A cohort as Lightning sees it: an epoch, in which a batch is a client.
+
+    Args:
+        executor: Has the lanes.
+        shared: What the clients start from.
+        clients: Their personal states.
+        tasks: The cohort.
+    """
+
+    def __init__(
+        self, executor: Cohort, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.executor, self.shared, self.clients, self.tasks = executor, shared, clients, tasks
+        counts = executor.data.client_counts
+        work = [sum(counts(task.client)) * sum(phase.epochs for phase in task.phases) for task in tasks]
+        self.todo = deque(sorted(range(len(tasks)), key=lambda position: -work[position]))
+        self.done: dict[int, Done | ClientFailure] = {}
+        """What came of the tasks, by position."""
+        self._lanes: dict[Lane, int] = {}
+
+    def configure_optimizers(self) -> None:
+        """Every lane has its own."""
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Let the lanes do a step each in turn, until one more client is done."""
+        # Lightning's autocast spans many steps here; it keeps no cast weights, so they may change within.
+        if not self._lanes:
+            self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
+        while len(self.done) <= batch_idx:
+            for lane in self._lanes:
+                self._turn(lane)
+
+    def on_train_end(self) -> None:
+        """Wait until everything is in host memory."""
+        _wait(self.executor.settings.device)
+
+    def _turn(self, lane: Lane) -> None:
+        if lane.idle:
+            if not self.todo:
+                return
+            self._lanes[lane] = position = self.todo.popleft()
+            lane.submit(self.tasks[position], self.clients[self.tasks[position].client])
+        done: Done | ClientFailure | None
+        try:
+            done = lane.turn()
+        except torch.OutOfMemoryError as error:
+            problem = "do not fit in the device's memory"
+            raise ConfigError("trainer.executor.lanes", len(self._lanes), problem, "Ask for fewer.") from error
+        except Exception as error:
+            lane.cancel()
+            reason = f"{type(error).__name__}: {error}"
+            done = ClientFailure(self.tasks[self._lanes[lane]].client, reason, traceback.format_exc())
+        if done is not None:
+            self.done[self._lanes[lane]] = done
+
+
+class Turns:
+    """Lightning's batches: a number for every client."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.count))
+
+
+def obstacle(method: Method, settings: LocalSettings) -> str | None:
+    """Why the cohort cannot be trained in one fit, if there is a reason."""
+    if settings.precision not in PRECISIONS:
+        return f"trains in {' or '.join(PRECISIONS)}, but the precision is {settings.precision}"
+    for name in ("training_step", "configure_optimizers", *vars(ModelHooks)):
+        if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
+            return f"does not call {name}, which {type(method).__name__} has of its own"
+    return None
+
+
+def _outcome(done: Done | ClientFailure) -> Outcome:
+    """A result that is not finite is a failure."""
+    if isinstance(done, ClientFailure):
+        return done
+    result = done.result()
+    reason = not_finite(result)
+    return ClientFailure(result.update.client, reason) if reason else result
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
