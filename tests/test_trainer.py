@@ -206,3 +206,23 @@ def test_cuda_learns_what_the_cpu_learns(tmp_path, make_data):
     first, second = (RunFolder(tmp_path / name).load("last").shared.tensors for name in ("cpu", "cuda"))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_a_profile_accounts_for_the_rounds_time(tmp_path, make_data, executor):
+    run(tmp_path / "run", make_data, rounds=2, checkpoint_every=1, profile=True, executor=executor)
+    profile, metrics = (RunFolder(tmp_path / "run").rows(f"{name}.csv") for name in ("profile", "metrics"))
+    for parts, round in zip(profile, metrics, strict=True):
+        wall = {name: float(value) for name, value in parts.items() if name.startswith("wall/")}
+        assert set(wall) == {"wall/clients", "wall/aggregate", "wall/checkpoint", "wall/evaluate"}
+        assert all(value >= 0 for value in wall.values())
+        assert sum(wall.values()) == pytest.approx(float(round["time/round_s"]), rel=0.2, abs=0.05)
+        client = {name: float(value) for name, value in parts.items() if name.startswith("client/")}
+        assert set(client) == {"client/data", "client/forward_backward", "client/optimizer", "client/overhead"}
+        assert all(value > 0 for value in client.values())
+
+
+def test_profiling_changes_nothing_else(tmp_path, make_data):
+    run(tmp_path / "a", make_data, profile=True)
+    run(tmp_path / "b", make_data)
+    assert tensors(tmp_path / "a") == tensors(tmp_path / "b")

@@ -41,7 +41,7 @@ MARKER = "environment.json"
 
 LOCK = ".lock"
 LAST, PREVIOUS, FRESH = "last", "previous", ".new-"
-TABLES = ("metrics.csv", "per_class.csv", "per_client.csv", "confusion.csv", "faults.csv")
+TABLES = ("metrics.csv", "per_class.csv", "per_client.csv", "confusion.csv", "faults.csv", "profile.csv")
 
 Row = Mapping[str, Any]
 

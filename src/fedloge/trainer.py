@@ -27,6 +27,7 @@ from fedloge.executors.base import quiet_lightning
 from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.preflight import Cost, preflight
+from fedloge.profiling import Profile
 from fedloge.sampling import sample_cohort
 from fedloge.seeding import SERVER, Stream, generator
 from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
@@ -59,6 +60,7 @@ class FederatedTrainer(Trainer):
         devices: Lightning's ``devices``; one device is used.
         precision: Lightning's ``precision``.
         threads: Threads of torch that train a client on the CPU. More than one changes results in the last bit.
+        profile: Write where each round's time went into ``profile.csv``.
         logger: ``wandb``, ``tensorboard`` or ``csv``, whose files go into the run folder, or Lightning loggers; they
             get the metrics with the round as the step.
         callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
@@ -90,6 +92,7 @@ class FederatedTrainer(Trainer):
         devices: int | list[int] = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         threads: int = 1,
+        profile: bool = False,
         logger: Logger | list[Logger | str] | bool | str | None = None,
         callbacks: Callback | list[Callback] | None = None,
     ) -> None:
@@ -131,7 +134,7 @@ class FederatedTrainer(Trainer):
         self.shot_rule: ShotRule = shot_rule
         attempts = 2 if on_client_failure == "retry" else 1
         device = self.strategy.root_device
-        self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts)
+        self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts, profile)
         torch.set_num_threads(threads)
 
     # The loop ----------------------------------------------------------------------------------------------
@@ -273,10 +276,12 @@ class FederatedTrainer(Trainer):
         self._tell("on_round_start", number, cohort)
         phases = self.method.phases(self.local_epochs)
         tasks = [ClientTask(client, number, phases) for client in cohort]
-        traffic, clients = self._traffic(state), state.clients.fork()
-        updates = self._receive(self.executor.run(state.shared, state.clients, tasks), number, clients, traffic)
+        traffic, clients, profile = self._traffic(state), state.clients.fork(), Profile()
+        outcomes = profile.waiting(self.executor.run(state.shared, state.clients, tasks), "wall/clients")
+        updates = self._survivors(self._receive(outcomes, number, clients, traffic), len(tasks), number)
         server = generator(self.seed, number, SERVER, Stream.SERVER_ROUND)
-        changed = self.method.aggregate(self._survivors(updates, len(tasks), number), state, server)
+        with profile.part("wall/aggregate"):
+            changed = self.method.aggregate(updates, state, server)
         with self._interrupts.held_back():
             state.clients.adopt(clients)
             self._state = FederatedState(number, state.shared, state.clients).with_shared(changed)
@@ -285,8 +290,13 @@ class FederatedTrainer(Trainer):
             self._row = {**traffic.scalars(), "time/round_s": time.perf_counter() - began}
             self._tables = self.folder.table_sizes()
             if self._due(self.checkpoint_every, number):
-                self._save(LAST, self._state)
-        row = self._measure(self._state, began)
+                with profile.part("wall/checkpoint"):
+                    self._save(LAST, self._state)
+        with profile.part("wall/evaluate"):
+            row = self._measure(self._state, began)
+        if self.local_settings.profile:
+            profile.add(traffic.client_seconds)
+            self.folder.append("profile.csv", [{"round": number, **profile.row()}])
         self._tell("on_round_end", number, row)
 
     def _traffic(self, state: FederatedState) -> Traffic:
@@ -467,6 +477,7 @@ class Traffic:
         self._per_client, self.bytes_down = bytes_down, broadcast
         self.bytes_up = self.examples = 0
         self.loss = 0.0
+        self.client_seconds: dict[str, float] = {}
 
     def count(self, update: ClientUpdate) -> None:
         """Take a client's update into account."""
@@ -474,6 +485,9 @@ class Traffic:
         self.bytes_up += num_bytes(update.tensors) + num_bytes(update.report)
         self.examples += update.num_examples
         self.loss += update.metrics["loss"] * update.num_examples
+        for name, seconds in update.metrics.items():
+            if name.startswith("client/"):
+                self.client_seconds[name] = self.client_seconds.get(name, 0.0) + seconds
 
     def scalars(self) -> dict[str, float]:
         """Columns of ``metrics.csv``."""

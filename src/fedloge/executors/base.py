@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import time
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.profilers import SimpleProfiler
 
 from fedloge.methods.base import Client, Method, Phase
+from fedloge.profiling import Profile, fit_seconds
 from fedloge.seeding import Stream, derive
 from fedloge.state import ClientStore, ClientUpdate, SharedState, Tensors
 
@@ -50,6 +53,7 @@ class LocalSettings:
         device: What they amount to.
         threads: Of torch.
         attempts: How often a client is tried.
+        profile: Tell how long the parts of a local fit took.
     """
 
     seed: int
@@ -59,6 +63,7 @@ class LocalSettings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 1
     attempts: int = 1
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,7 @@ def train_client(
     def batches() -> Iterable[Any]:
         return data.client_batches(client.id, settings.device)
 
+    profile = Profile()
     with _isolated_random_state(derive(settings.seed, task.round, task.client, Stream.MODULE)):
         method.begin(client, shared, personal)
         report = _on_host(measure(method, "report_received", batches, settings.device))
@@ -207,11 +213,21 @@ def train_client(
             method.begin_phase(phase)
             loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
             with quiet_lightning(), interrupts_as_usual():
-                local_trainer(settings, phase.epochs).fit(method, loader)
+                profile.add(_fit(local_trainer(settings, phase.epochs), method, loader))
         report = {**report, **_on_host(measure(method, "report_trained", batches, settings.device))}
     kept = {name for phase in phases.values() for name in phase.keep}
     own = {name: tensor.clone() for name, tensor in method.personal_entries(kept).items()}
-    return ClientResult(_update(method, client, report), own)
+    return ClientResult(_update(method, client, report, profile.seconds), own)
+
+
+def _fit(trainer: Trainer, method: Method, loader: Any) -> dict[str, float]:
+    """Fit, and tell how long the parts took if the trainer has a profiler."""
+    began = time.perf_counter()
+    trainer.fit(method, loader)
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, SimpleProfiler):
+        return {}
+    return fit_seconds(profiler, type(trainer.strategy).__name__, time.perf_counter() - began)
 
 
 def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
@@ -221,6 +237,7 @@ def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
         accelerator=settings.accelerator,
         devices=settings.devices,
         precision=settings.precision,
+        profiler=SimpleProfiler() if settings.profile else None,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -251,13 +268,13 @@ def _on_host(tensors: Tensors) -> Tensors:
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
-def _update(method: Method, client: Client, report: Tensors) -> ClientUpdate:
+def _update(method: Method, client: Client, report: Tensors, seconds: Mapping[str, float]) -> ClientUpdate:
     return ClientUpdate(
         client=client.id,
         tensors=method.shared_state().tensors,
         num_examples=client.num_examples,
         class_counts=client.class_counts,
-        metrics=method.local_metrics(),
+        metrics={**method.local_metrics(), **seconds},
         report=report,
     )
 
