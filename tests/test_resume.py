@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from conftest import tiny_source
 from fedloge.checkpoint import RunFolder
 from fedloge.data import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
+from fedloge.executors import Cohort, Processes, Ray, Serial
 from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods import FedAvg, FedLoGe
 from fedloge.models import SmallCNN
@@ -122,6 +124,7 @@ def test_a_kill_at_every_step_of_every_save_loses_nothing(whole, tmp_path):
         finish(folder)
         assert content(folder) == whole[1], f"killed at step {call}"
         shutil.rmtree(folder)
+    print(f"{kills} kills")
     assert kills >= 50
 
 
@@ -264,6 +267,33 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "checkpoints" / ".new-last").exists()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own with 400 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_its_checkpoint(small_disk, whole):
+    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+        run_tiny(small_disk / "run", rounds=10_000)
+    round = RunFolder(small_disk / "run").about("last")["round"]
+    assert round > 0
+    shutil.copytree(small_disk / "run", small_disk.parent / "saved")
+    run_tiny(small_disk.parent / "saved", "last", rounds=round + 1)
+
+
+def test_a_disk_that_cannot_be_written_is_told(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(RunError, match="cannot be written: Read-only file system"):
+        run_tiny(small_disk / "run")
+
+
 def test_a_folder_in_use_is_refused_and_a_dead_process_keeps_no_lock(tmp_path):
     with RunFolder(tmp_path / "run").locked(), pytest.raises(RunError, match="is in use by another process"):
         run_tiny(tmp_path / "run")
@@ -288,10 +318,19 @@ def faulty(**options):
     return {"method": method, "data": data, "participation": 1.0, "min_clients": 0.2, **options}
 
 
+def ray_of_two():
+    pytest.importorskip("ray", reason="needs the extra fedloge[ray]")
+    return Ray(workers=2)
+
+
 @pytest.mark.filterwarnings("ignore:round .* goes on without client")
-@pytest.mark.parametrize("executor", ["serial", "processes"])
+@pytest.mark.parametrize(
+    "executor",
+    [Serial, lambda: Processes(2), lambda: Cohort(graphs=False), pytest.param(ray_of_two, marks=pytest.mark.slow)],
+    ids=["serial", "processes", "cuda", "ray"],
+)
 def test_faults_never_reach_the_model(tmp_path, executor):
-    run_tiny(tmp_path / "run", **faulty(executor=executor))
+    run_tiny(tmp_path / "run", **faulty(executor=executor()))
     state = RunFolder(tmp_path / "run").load("final")
     assert all(torch.isfinite(tensor).all() for tensor in state.shared.tensors.values())
     rows = RunFolder(tmp_path / "run").rows("faults.csv")

@@ -127,11 +127,12 @@ def test_overrides_go_where_they_belong():
     assert slug("FedLoGe, γ 0.1") == "FedLoGe_γ_0.1"
 
 
-def test_the_quick_comparison_has_every_method():
+@pytest.mark.parametrize("study", sorted(QUICK.parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
+def test_comparisons_have_every_method(study):
     import fedloge.methods
 
     methods = {name for name in fedloge.methods.__all__ if name not in ("Client", "Method", "Phase")}
-    listed = load_comparison(QUICK).methods
+    listed = load_comparison(study).methods
     assert methods == {options.get("class_path", name) for name, options in listed.items()}
 
 
