@@ -63,9 +63,9 @@ class Cell:
         """Refuse to mix runs of different options in one study.
 
         Raises:
-            RunError: Naming the options in which the finished run differs.
+            RunError: Naming the options in which the run that is there differs.
         """
-        if not self.done:
+        if not self.run.exists():
             return
         old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
         new = flatten(self.options)
@@ -79,18 +79,26 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell], work: Callable[[Cell], None], jobs: int, on_change: Callable[[], None] = lambda: None
-) -> None:
-    """Run the cells that are not done, ``jobs`` at a time, each in a process of its own.
+    cells: Sequence[Cell], jobs: int | None = None, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None
+) -> Sequence[Cell]:
+    """Run the cells that are not done, several at once, each in a process of its own; one that was cut off goes on.
 
     A cell that fails keeps the last line of its log as its ``error``; the others go on.
 
     Args:
         cells: In the order to run them in.
-        work: What to do; called in the child, its output going to the cell's log.
-        jobs: Processes at once.
-        on_change: Called about twice a second.
+        jobs: Processes at once; None takes one per core.
+        on_change: Called with the cells several times a second.
+
+    Returns:
+        The cells.
+
+    Raises:
+        RunError: If one of them was run with other options before.
     """
+    for cell in cells:
+        cell.check()
+    jobs = jobs or os.cpu_count() or 1
     start = _context()
     waiting = [cell for cell in cells if not cell.done]
     running: list[tuple[Cell, BaseProcess]] = []
@@ -100,18 +108,19 @@ def run_cells(
                 cell = waiting.pop(0)
                 cell.folder.mkdir(parents=True, exist_ok=True)
                 cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
-                process = start(target=_in_child, args=(work, cell))
+                process = start(target=_in_child, args=(cell,))
                 process.start()
                 running.append((cell, process))
             time.sleep(0.05)
             for cell, process in [pair for pair in running if not pair[1].is_alive()]:
                 running.remove((cell, process))
                 cell.error = None if process.exitcode == 0 else _last_line(cell.log)
-            on_change()
+            on_change(cells)
     finally:
         for _, process in running:
             process.terminate()
             process.join()
+    return cells
 
 
 def _context() -> Callable[..., BaseProcess]:
@@ -123,13 +132,22 @@ def _context() -> Callable[..., BaseProcess]:
     return context.Process
 
 
-def _in_child(work: Callable[[Cell], None], cell: Cell) -> None:
+def fit_cell(cell: Cell) -> None:
+    """``fedloge fit`` of a cell."""
+    from fedloge.cli import main
+
+    code = main(["fit", "--config", str(cell.config), f"--trainer.run_dir={cell.run}", "--report=false", "--resume"])
+    if code:
+        raise SystemExit(code)
+
+
+def _in_child(cell: Cell) -> None:
     with cell.log.open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
         try:
-            work(cell)
+            fit_cell(cell)
         except BaseException as error:
             if not isinstance(error, SystemExit):
                 traceback.print_exc()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +55,9 @@ class Comparison:
         merged.setdefault("trainer", {})["seed"] = seed
         return merged
 
-    def run(self, on_change: Any = lambda cells: None) -> list[Cell]:
+    def run(self, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None) -> Sequence[Cell]:
         """Run what is not done yet, and return all cells."""
-        cells = self.cells()
-        for cell in cells:
-            cell.check()
-        run_cells(cells, fit_cell, self.jobs or os.cpu_count() or 1, lambda: on_change(cells))
-        return cells
+        return run_cells(self.cells(), self.jobs, on_change)
 
 
 def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
@@ -125,13 +120,3 @@ def override_value(content: dict[str, Any], override: str) -> None:
 def slug(name: str) -> str:
     """A name as a folder: what is neither letter, digit nor one of ``+-.`` becomes ``_``."""
     return re.sub(r"[^\w+.-]+", "_", name).strip("_")
-
-
-def fit_cell(cell: Cell) -> None:
-    """``fedloge fit`` of a cell."""
-    from fedloge.cli import main
-
-    own = [f"--trainer.run_dir={cell.run}", "--trainer.overwrite=true", "--report=false"]
-    code = main(["fit", "--config", str(cell.config), *own])
-    if code:
-        raise SystemExit(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import yaml
 
 from fedloge.cells import Cell, run_cells
 from fedloge.checks import check_least
-from fedloge.compare import fit_cell, override_value, slug
+from fedloge.compare import override_value, slug
 from fedloge.errors import ConfigError, FedlogeError
 
 METHODS = ("grid", "random")
@@ -101,13 +100,9 @@ class Sweep:
             cells.append(Cell(name, seed, options, self.output_dir / (slug(name) or "all")))
         return cells
 
-    def run(self, on_change: Any = lambda cells: None) -> list[Cell]:
+    def run(self, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None) -> Sequence[Cell]:
         """Run what is not done yet, and return all cells."""
-        cells = self.cells()
-        for cell in cells:
-            cell.check()
-        run_cells(cells, fit_cell, self.jobs or os.cpu_count() or 1, lambda: on_change(cells))
-        return cells
+        return run_cells(self.cells(), self.jobs, on_change)
 
 
 def row_name(combination: Combination) -> str:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,18 @@ def test_the_quick_comparison_runs(tmp_path):
     short = ["--trainer.rounds=2", "--trainer.local_epochs=1", "--seeds=[0]", "--jobs=2"]
     assert main(["compare", "--config", str(QUICK), *short, f"--output_dir={tmp_path / 'out'}"]) == 0
     assert "failed" not in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_run_that_was_cut_off_goes_on(study, tmp_path):
+    content = yaml.safe_load(study.read_text())
+    content["methods"], content["seeds"], content["output_dir"] = {"FedAvg": {}}, [0], str(tmp_path / "out")
+    path = tmp_path / "one.yaml"
+    path.write_text(yaml.safe_dump(content))
+    shutil.copytree(output(study) / "FedAvg", tmp_path / "out" / "FedAvg")
+    run = tmp_path / "out" / "FedAvg" / "seed-0"
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "final")
+    assert main(["compare", "--config", str(path)]) == 0
+    assert "round 1/" not in (tmp_path / "out" / "FedAvg" / "seed-0.log").read_text()
+    before = output(study) / "FedAvg" / "seed-0" / "checkpoints" / "final" / "shared.safetensors"
+    assert (run / "checkpoints" / "final" / "shared.safetensors").read_bytes() == before.read_bytes()

@@ -10,9 +10,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from fedloge.cells import Cell
+from fedloge.cells import Cell, fit_cell
 from fedloge.cli import main
-from fedloge.compare import fit_cell
 from fedloge.config import build
 from fedloge.errors import FedlogeError
 from fedloge.report import sweep as report
