@@ -193,7 +193,7 @@ def _of_the_union(message: str) -> str:
 
 
 def _closest(name: str, valid: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, [other for other in valid if other != name], n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, [other for other in valid if other != name], n=1, cutoff=0.6)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -16,10 +16,11 @@ from fedloge.etf import Frame, check_sse_c, sparse_mask, sse_c
 from fedloge.losses import dot_regression
 from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
 from fedloge.models.base import Backbone
-from fedloge.models.heads import FixedLinear, HeadInit, linear_init, random_head
+from fedloge.models.heads import FixedLinear, linear_init, random_head
 from fedloge.realign import ga_fr, la_fr, la_fr_by_distribution
 from fedloge.state import FederatedState, Tensors
 
+FixedClassifier = Literal["sse_c", "xavier", "gaussian", "uniform", "orthogonal", "kaiming"]
 PMRule = Literal["la", "phi+la", "la+psi", "phi+psi"]
 
 
@@ -73,7 +74,7 @@ class FedLoGe(Method):
         num_classes: int,
         beta: float = 0.6,
         gamma: float = 0.1,
-        classifier: Literal["sse_c"] | HeadInit = "sse_c",
+        classifier: FixedClassifier = "sse_c",
         classifier_rescale: bool = False,
         loss: Literal["ce", "dr"] = "ce",
         projection: bool = False,
@@ -95,7 +96,7 @@ class FedLoGe(Method):
     ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
         dim = backbone.out_features
-        check_choice("model.classifier", classifier, ("sse_c", *get_args(HeadInit)))
+        check_choice("model.classifier", classifier, get_args(FixedClassifier))
         frame: Frame = sse_frame if classifier == "sse_c" else "closest"  # a random head fits any dimension
         check_sse_c(num_classes, dim, beta=beta, gamma=gamma, frame=frame)
         if ga_scale <= 0:
