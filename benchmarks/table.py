@@ -22,6 +22,8 @@ def latest(folder: Path) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text())
+        if result["workload"] not in WORKLOADS:
+            continue
         older = results.get(result["workload"])
         whole = result["profile"] == "full" and result["against"] is None
         if whole and (older is None or older["date"] <= result["date"]):
@@ -32,6 +34,30 @@ def latest(folder: Path) -> dict[str, dict[str, Any]]:
 def render(results: Mapping[str, dict[str, Any]]) -> str:
     """Targets, then a table per workload."""
     return "\n".join([*targets(results), *(line for result in results.values() for line in measured(result))])
+
+
+def clients(folder: Path) -> list[str]:
+    """The newest table of peak memory by the number of clients (``benchmarks.clients``)."""
+    paths = sorted(folder.glob("clients-*.json"))
+    if not paths:
+        return []
+    result = json.loads(paths[-1].read_text())
+    machine = result["machine"]
+    lines = [
+        "## Memory by the number of clients",
+        "",
+        f"{result['date']}, {machine['processor']}, FedLoGe, every client in one round, heads beyond 1 MiB on disk "
+        "(`python -m benchmarks.clients`).",
+        "",
+        "| clients | peak memory, MB | of it above the first | all heads, MB | s |",
+        "|---|---|---|---|---|",
+    ]
+    first = result["runs"][0]["peak_memory_bytes"]
+    for run in result["runs"]:
+        peak, heads = run["peak_memory_bytes"], run["personal_bytes"]
+        more = (peak - first) / 1e6
+        lines.append(f"| {run['clients']:,} | {peak / 1e6:.0f} | {more:.0f} | {heads / 1e6:.1f} | {run['seconds']} |")
+    return [*lines, ""]
 
 
 def targets(results: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -129,7 +155,8 @@ def merged(versions: Mapping[str, Mapping[str, str]]) -> str:
 def page(text: str, folder: Path) -> str:
     """The page with its generated part renewed."""
     head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{render(latest(folder))}\n{END}{rest.partition(END)[2]}"
+    made = "\n".join([render(latest(folder)), *clients(folder)])
+    return f"{head}{BEGIN}\n\n{made}\n{END}{rest.partition(END)[2]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

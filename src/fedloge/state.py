@@ -61,13 +61,12 @@ class ClientStore:
     Args:
         num_clients: K.
         initial: The state of a client before its first round.
-        memory_limit: Bytes from which on states go to the file.
+        memory_limit: Bytes from which on states go to the file; None takes ``MEMORY_LIMIT_BYTES``.
     """
 
-    def __init__(
-        self, num_clients: int, initial: Callable[[int], Tensors], memory_limit: int = MEMORY_LIMIT_BYTES
-    ) -> None:
-        self.num_clients, self.memory_limit = num_clients, memory_limit
+    def __init__(self, num_clients: int, initial: Callable[[int], Tensors], memory_limit: int | None = None) -> None:
+        self.num_clients = num_clients
+        self.memory_limit = MEMORY_LIMIT_BYTES if memory_limit is None else memory_limit
         self._initial = initial
         self._states: dict[int, Tensors] = {}
         self._bytes = 0
