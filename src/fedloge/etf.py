@@ -224,10 +224,10 @@ def solve_alternating(
     """
     weight = functional.normalize(start.double() * mask)
     for _ in range(max_iterations):
-        errors = (weight @ weight.T + 1 / (len(weight) - 1)).fill_diagonal_(0)
-        if errors.abs().max() < tolerance:
+        cosines = weight @ weight.T
+        if (cosines + 1 / (len(weight) - 1)).fill_diagonal_(0).abs().max() < tolerance:
             break
-        weight = functional.normalize(_nearest_etf(weight) * mask)
+        weight = functional.normalize(_nearest_etf(weight, cosines) * mask)
     return gamma * weight
 
 
@@ -259,15 +259,14 @@ def solve_closest(start: Tensor, mask: Tensor, gamma: float, steps: int = 1000, 
     return gamma * functional.normalize(weight.detach().double() * mask)
 
 
-def _nearest_etf(weight: Tensor) -> Tensor:
-    """√(C/(C-1)) times the polar factor, (M Mᵀ)^(-1/2) M of the centred M: by C x C matrices, not an SVD of C x d."""
+def _nearest_etf(weight: Tensor, products: Tensor) -> Tensor:
+    """√(C/(C-1)) times the polar factor (M Mᵀ)^(-1/2) M of the centred M, from W Wᵀ: no SVD of C x d."""
     num_classes = len(weight)
-    centred = weight - weight.mean(0)
-    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    mean = products.mean(0)
+    values, vectors = torch.linalg.eigh(products - mean - mean[:, None] + mean.mean())
     basis = vectors[:, 1:]  # without the ones vector, which centring has brought to zero
-    nearest: Tensor = (
-        math.sqrt(num_classes / (num_classes - 1)) * (basis / values[1:].clamp(min=1e-30).sqrt()) @ (basis.T @ centred)
-    )
+    root = basis / values[1:].clamp(min=1e-30).sqrt() @ basis.T  # its rows sum to zero: it centres W by itself
+    nearest: Tensor = math.sqrt(num_classes / (num_classes - 1)) * root @ weight
     return nearest
 
 

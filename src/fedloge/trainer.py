@@ -177,19 +177,19 @@ class FederatedTrainer(Trainer):
                 if state.round == self.rounds and self.folder.finished(self.rounds):
                     self._tell("on_run_end", self.folder.read_json("summary.json"))
                     return
-                self.folder.cut_tables(self._tables)
             self._train(state, resumed is not None)
 
     def _train(self, state: FederatedState, resumed: bool) -> None:
         """From a state to the end, or to the signal that stops it."""
         self.first_round = state.round
         self._began = time.perf_counter()
-        self._state, self._tables = state, self.folder.table_sizes()
+        self._state = state
         try:
             with Interrupts() as self._interrupts:
                 self.cost = preflight(self, state)
-                self._tell("on_run_start")
+                self._tell("on_run_start")  # may still refuse to go on: nothing is changed before
                 if resumed:
+                    self.folder.cut_tables(self._tables)
                     self._measure(state)  # a checkpoint is written before its round is evaluated
                 while self._state.round < self.rounds:
                     self._round(self._state)
@@ -209,7 +209,7 @@ class FederatedTrainer(Trainer):
         return newest if ckpt_path == LAST else ckpt_path
 
     def _resume(self, name: str, start: FederatedState) -> FederatedState:
-        """Load a checkpoint, check that it belongs to this run, and bring the tables back to its time."""
+        """Load a checkpoint, and check that it belongs to this run."""
         about = self.folder.about(name)
         expected = {"method": type(self.method).__name__, "seed": self.seed, "partition": self.data.partition.sha256}
         for key, value in expected.items():
