@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 class FederatedCallback(Callback):
     """Base of callbacks for :class:`FederatedTrainer`; every hook does nothing by default."""
 
+    def on_resume(self, trainer: FederatedTrainer) -> None:
+        """Before a run goes on from a checkpoint, and before anything in its folder changes; may refuse by raising."""
+
     def on_run_start(self, trainer: FederatedTrainer) -> None:
         """The run folder exists and the data are split; no round has begun."""
 

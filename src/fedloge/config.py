@@ -101,8 +101,8 @@ class SaveConfig(FederatedCallback):
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """Write it before anything else happens; a run that goes on keeps the meaning that it had.
+    def on_resume(self, trainer: FederatedTrainer) -> None:
+        """A run that goes on keeps the meaning that it had.
 
         Raises:
             RunError: If it would not, naming the options.
@@ -118,6 +118,9 @@ class SaveConfig(FederatedCallback):
                     f"{str(trainer.folder.path)!r} cannot go on with another meaning: {told}. Choose another "
                     "--trainer.run_dir, or take these options back."
                 )
+
+    def on_run_start(self, trainer: FederatedTrainer) -> None:
+        """Write it before anything else happens."""
         trainer.folder.write_text("config.yaml", self.text)
 
 

@@ -174,6 +174,7 @@ class FederatedTrainer(Trainer):
                 data.partition.save(self.folder.path / "partition.json")
             else:
                 state = self._resume(resumed, state)
+                self._tell("on_resume")  # may still refuse: nothing is changed before
                 if state.round == self.rounds and self.folder.finished(self.rounds):
                     self._tell("on_run_end", self.folder.read_json("summary.json"))
                     return
@@ -187,9 +188,10 @@ class FederatedTrainer(Trainer):
         try:
             with Interrupts() as self._interrupts:
                 self.cost = preflight(self, state)
-                self._tell("on_run_start")  # may still refuse to go on: nothing is changed before
                 if resumed:
                     self.folder.cut_tables(self._tables)
+                self._tell("on_run_start")
+                if resumed:
                     self._measure(state)  # a checkpoint is written before its round is evaluated
                 while self._state.round < self.rounds:
                     self._round(self._state)

@@ -54,6 +54,7 @@ def test_another_meaning_is_refused_naming_the_options(whole, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "data.batch_size (8 before, 4 now), model.init_args.gamma (1.0 before, 0.5 now)" in error
     assert "rounds" not in error
+    assert main(["resume", str(tmp_path / "run"), "--model.gamma=0.5"]) == 2
     assert everything(tmp_path / "run") == before
 
 
