@@ -198,10 +198,20 @@ class FederatedTrainer(Trainer):
                 self.finish(self._state, self._seconds())
         except KeyboardInterrupt as error:
             self._keep()
-            saved = f"stopped after round {self._state.round} of {self.rounds}, which is saved"
+            saved = f"stopped after round {self._state.round} of {self.rounds}, which is saved{self._standing()}"
             raise Interrupted(self._interrupts.signum, saved) from error
         finally:
             self.executor.close()
+
+    def _standing(self) -> str:
+        """How good the last whole round is, for a run that stops early; no table gets a row that was not due."""
+        if self._state.round == 0:
+            return ""
+        scalars = self.evaluate(self._state, train=False).scalars()
+        known = {"GM": scalars.get("global/acc"), "PM": scalars.get("personal/acc_mean")}
+        return (
+            " (" + ", ".join(f"{name} {100 * value:.1f} %" for name, value in known.items() if value is not None) + ")"
+        )
 
     def _checkpoint(self, ckpt_path: str | None) -> str | None:
         """The checkpoint to go on from, or None to begin."""

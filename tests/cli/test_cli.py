@@ -313,7 +313,9 @@ def test_an_interrupt_ends_with_130_and_keeps_the_checkpoint(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.fullmatch(r"fedloge: interrupted; stopped after round \d+ of 10000, which is saved\n", error)
+    assert re.fullmatch(
+        r"fedloge: interrupted; stopped after round \d+ of 10000, which is saved \(GM [\d.]+ %, PM [\d.]+ %\)\n", error
+    )
     state = json.loads(checkpoint.read_text())
     assert f"round {state['round']} " in error
     assert fedloge.load_run(tmp_path / "run").state("last").round >= 1
