@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -15,10 +16,18 @@ from typing import Any
 
 import yaml
 
-from fedloge.errors import RunError
+from fedloge.errors import FedlogeError, RunError
 
 Options = Mapping[str, Any]
 """A nested mapping, as in a YAML file for ``fedloge fit``."""
+
+EXECUTION = (
+    *(f"trainer.{name}" for name in ("executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
+    *(f"trainer.{name}" for name in ("checkpoint_every", "accelerator", "devices")),
+    "data.source.init_args.root",
+    "report",
+)
+"""Options that say where and how a run is done; its result does not depend on them."""
 
 
 @dataclass
@@ -28,8 +37,9 @@ class Cell:
     Args:
         name: Of its row, for example a method.
         seed: Of the run.
-        options: For ``fedloge fit``, nested as in YAML.
+        options: For ``fedloge fit``, nested as in YAML; for ``fedloge realign`` where there is a source.
         folder: Where its row's cells are.
+        source: The cell whose trained run is realigned, in place of training.
         error: Why it failed, if it did.
     """
 
@@ -37,6 +47,7 @@ class Cell:
     seed: int
     options: Options
     folder: Path
+    source: Cell | None = None
     error: str | None = field(default=None, compare=False)
 
     @property
@@ -67,8 +78,8 @@ class Cell:
         """
         if not self.run.exists():
             return
-        old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
-        new = flatten(self.options)
+        old = meaning(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
+        new = meaning(self.options)
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
             key = differing[0]
@@ -83,7 +94,8 @@ def run_cells(
 ) -> Sequence[Cell]:
     """Run the cells that are not done, several at once, each in a process of its own; one that was cut off goes on.
 
-    A cell that fails keeps the last line of its log as its ``error``; the others go on.
+    A cell that fails keeps the last line of its log as its ``error``; the others go on. One that realigns another's run
+    waits for it.
 
     Args:
         cells: In the order to run them in.
@@ -104,8 +116,12 @@ def run_cells(
     running: list[tuple[Cell, BaseProcess]] = []
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
+            for cell in [cell for cell in waiting if cell.source and cell.source.error]:
+                waiting.remove(cell)
+                cell.error = "the run that it realigns failed"
+            ready = [cell for cell in waiting if cell.source is None or cell.source.done]
+            for cell in ready[: jobs - len(running)]:
+                waiting.remove(cell)
                 cell.folder.mkdir(parents=True, exist_ok=True)
                 cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
                 process = start(target=_in_child, args=(cell,))
@@ -141,13 +157,27 @@ def fit_cell(cell: Cell) -> None:
         raise SystemExit(code)
 
 
+def realign_cell(cell: Cell) -> None:
+    """``fedloge realign`` of the run of a cell's source; what was cut off is done again."""
+    from fedloge.runs import realign_run
+
+    assert cell.source is not None
+    if cell.run.exists():
+        shutil.rmtree(cell.run)
+    realign_run(cell.source.run, cell.options, str(cell.run))
+
+
 def _in_child(cell: Cell) -> None:
     with cell.log.open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
         try:
-            fit_cell(cell)
+            realign_cell(cell) if cell.source else fit_cell(cell)
+        except FedlogeError as error:
+            print(error)
+            log.flush()
+            os._exit(2)
         except BaseException as error:
             if not isinstance(error, SystemExit):
                 traceback.print_exc()
@@ -166,3 +196,25 @@ def flatten(options: Options, prefix: str = "") -> dict[str, Any]:
     for key, value in options.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
+
+
+def meaning(options: Options) -> dict[str, Any]:
+    """Nested options by their dotted names, without those that do not change a result."""
+    return {name: value for name, value in flatten(options).items() if not name.startswith(EXECUTION)}
+
+
+def read_mapping(path: str | Path, argument: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        FedlogeError: If it cannot be read, is not YAML or holds something else; names the ``argument``.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FedlogeError(f"{argument}={str(path)!r} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise FedlogeError(f"{argument}={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise FedlogeError(f"{argument}={str(path)!r} holds no mapping.")
+    return content

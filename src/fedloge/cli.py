@@ -22,6 +22,7 @@ verbs:
   test RUN                                     evaluate a saved run again
   realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
   compare --config FILE                        methods x seeds under the same conditions, and their table
+  study FILE [--scale=tiny|small|full ...]     a table or figure of the paper, ours beside the printed numbers
   sweep FILE [--jobs=4 ...]                    the runs of a W&B sweep file, here; their table and heat map
   predict RUN [--client K] IMAGES...           classes of images, by the generic or a client's model
   export RUN [--client K|all] --output DIR     the models as safetensors, ONNX or TorchScript
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "test": test,
         "realign": realign,
         "compare": compare,
+        "study": study,
         "sweep": sweep,
         "predict": predict,
         "export": export,
@@ -188,6 +190,42 @@ def compare(args: Sequence[str]) -> int:
     for cell in failed:
         print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
     print(f"everything is in {path.parent}")
+    return 1 if failed else 0
+
+
+def study(args: Sequence[str]) -> int:
+    """``fedloge study``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge study",
+        description="Run tables and figures of the paper at a scale that fits the machine. Studies share runs, and "
+        "those that are done are skipped: the same command goes on where it was interrupted.",
+        epilog="Options of `fedloge fit` (--trainer.executor=cuda) go to all runs, as does --seeds=[0,1].",
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="for example configs/studies/table3.yaml")
+    parser.add_argument("--scale", default="tiny", help="tiny (digits, minutes), small (CIFAR-10, hours) or full")
+    parser.add_argument("--output_dir", default="runs/studies", help="where everything goes (runs/studies)")
+    parser.add_argument("--jobs", type=int, help="runs at once; one per core by default")
+    known, overrides = parser.parse_known_args(args)
+
+    from rich.console import Console
+
+    from fedloge.report.live import CellProgress
+    from fedloge.report.study import banner, study_table, study_values, write_study
+    from fedloge.study import load_study
+
+    console, failed = Console(), 0
+    studies = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
+    for each in studies:
+        with CellProgress(console, rows="run") as progress:
+            cells = each.run(progress.update)
+        path = write_study(each)
+        console.print(banner(each).replace("**", ""), study_table(each, study_values(each)), sep="\n\n")
+        for cell in cells:
+            if cell.error:
+                print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+                failed += 1
+        print(f"everything is in {path.parent}")
     return 1 if failed else 0
 
 

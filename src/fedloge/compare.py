@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from fedloge.cells import Cell, run_cells
+from fedloge.cells import Cell, read_mapping, run_cells
 from fedloge.errors import ConfigError, FedlogeError
 
 OWN_KEYS = ("output_dir", "seeds", "jobs", "methods")
@@ -70,13 +70,7 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     Raises:
         FedlogeError: If the file or an override is malformed.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FedlogeError(f"--config={str(path)!r} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise FedlogeError(f"--config={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
-    content = content if isinstance(content, dict) else {}
+    content = read_mapping(path, "--config")
     for override in overrides:
         override_value(content, override)
     if not isinstance(content.get("methods"), dict) or not content["methods"]:

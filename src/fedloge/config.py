@@ -19,7 +19,7 @@ import fedloge.data.sources
 import fedloge.methods
 import fedloge.models
 from fedloge.callbacks import FederatedCallback
-from fedloge.cells import flatten
+from fedloge.cells import EXECUTION, flatten
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
 from fedloge.errors import FedlogeError, RunError
@@ -34,12 +34,9 @@ CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sour
 
 
 HARMLESS = (
-    *(f"trainer.{name}" for name in ("rounds", "executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
-    *(f"trainer.{name}" for name in ("checkpoint_every", "on_client_failure", "min_clients", "accelerator", "devices")),
-    "data.partition_file",
-    "data.source.init_args.root",
-    "seed_everything",
-    "report",
+    *EXECUTION,
+    *("trainer.rounds", "trainer.on_client_failure", "trainer.min_clients"),
+    *("data.partition_file", "seed_everything"),
 )
 """Options that may change when a run goes on without changing what it means. The partition is checked by its hash."""
 

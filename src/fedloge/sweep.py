@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from fedloge.cells import Cell, run_cells
+from fedloge.cells import Cell, read_mapping, run_cells
 from fedloge.checks import check_least
 from fedloge.compare import override_value, slug
-from fedloge.errors import ConfigError, FedlogeError
+from fedloge.errors import ConfigError
 
 METHODS = ("grid", "random")
 KEYS = ("method", "metric", "parameters", "command", "program", "run_cap")
@@ -127,7 +127,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), **settings: Any)
     Raises:
         FedlogeError: If the file or an override is malformed, or asks for what needs W&B's server.
     """
-    content = _read(path, "FILE")
+    content = read_mapping(path, "FILE")
     unknown = content.keys() - {*KEYS, *IGNORED}
     if unknown:
         key = sorted(unknown)[0]
@@ -172,7 +172,7 @@ def command_options(command: Any) -> dict[str, Any]:
     first, *options = words[words.index("fit") + 1 :]
     if not first.startswith("--config"):
         raise ConfigError("command", command, "does not begin with --config, which would undo what precedes it", shape)
-    content = _read(first.removeprefix("--config=") if "=" in first else options.pop(0), "--config")
+    content = read_mapping(first.removeprefix("--config=") if "=" in first else options.pop(0), "--config")
     for option in options:
         if option != "${args}" and not option.startswith("--trainer.logger"):
             override_value(content, option)
@@ -224,18 +224,6 @@ def _drawer(key: str, kind: str, low: float, high: float, step: float) -> Callab
 
 def _short(number: float) -> float:
     return float(f"{number:.6g}")
-
-
-def _read(path: str | Path, argument: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FedlogeError(f"{argument}={str(path)!r} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise FedlogeError(f"{argument}={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise FedlogeError(f"{argument}={str(path)!r} holds no mapping.")
-    return content
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:

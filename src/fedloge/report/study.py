@@ -1,0 +1,263 @@
+"""What comes out of a study: ``study.md`` and ``study.csv`` with ours beside the paper's, and ``study.png``."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torchmetrics.functional import spearman_corrcoef
+
+from fedloge.cells import Cell
+from fedloge.checkpoint import RunFolder
+from fedloge.errors import ConfigError
+from fedloge.etf import Geometry, sse_c
+from fedloge.report.comparison import COLUMNS, column_values, read_summary
+from fedloge.report.tables import PRIVILEGES
+from fedloge.study import Entry, Study
+
+SUMMARIES = {
+    **COLUMNS,
+    "macro F1": ("personal", "macro_f1"),
+    "weighted F1": ("personal", "weighted_f1"),
+}
+"""Measures that ``summary.json`` has, and where; fractions, shown in percent."""
+
+TRAINED = {"GM as trained": ("global", "acc"), "PM as trained": ("personal", "acc_mean")}
+"""The same, before realignment or fine-tuning where there is one."""
+
+GEOMETRY = {"norm": "norm_mean", "norm var": "norm_var", "angle": "angle_mean", "angle var": "angle_var"}
+"""Measures of SSE-C, by their names in ``fedloge.etf.Geometry``."""
+
+FIRST = "first round"
+"""The first evaluated round whose generic model reaches the study's accuracy ``reach``."""
+MEASURES = (*SUMMARIES, *TRAINED, *GEOMETRY, FIRST)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A cell of a study's table: a measure of a row in a setting, ours by seed and the paper's."""
+
+    entry: Entry
+    measure: str
+    ours: Sequence[float]
+    printed: float | None
+
+    def text(self) -> str:
+        """``43.5 ± 0.3 (43.50)``: ours, and in parentheses the paper's."""
+        own = _shown(self.measure, self.ours) if self.ours else self._why()
+        return own if self.printed is None else f"{own} ({_exact(self.measure, self.printed)})"
+
+    def _why(self) -> str:
+        failed = any(cell.error for cell in self.entry.cells)
+        return "failed" if failed else ("–" if any(cell.done for cell in self.entry.cells) else "")
+
+
+def study_values(study: Study) -> list[Value]:
+    """All of a study's numbers, row by row.
+
+    Raises:
+        ConfigError: If it asks for a measure that does not exist.
+    """
+    for measure in study.measures:
+        if measure not in MEASURES:
+            raise ConfigError("measures", measure, "is not known", f"Known are {', '.join(MEASURES)}.")
+    return [
+        Value(entry, measure, _ours(study, entry, measure), entry.printed.get(measure))
+        for entry in study.entries
+        for measure in study.measures
+    ]
+
+
+def _ours(study: Study, entry: Entry, measure: str) -> list[float]:
+    if measure in GEOMETRY:
+        return [getattr(_geometry(study, entry), GEOMETRY[measure])]
+    done = [cell for cell in entry.cells if cell.done]
+    if measure == FIRST:
+        return [number for cell in done if (number := _first_round(cell, study.reach)) is not None]
+    summaries = [read_summary(cell) for cell in done]
+    if measure in TRAINED:
+        return column_values([summary["before_realignment"] or summary for summary in summaries], TRAINED[measure])
+    return column_values(summaries, SUMMARIES[measure])
+
+
+def _geometry(study: Study, entry: Entry) -> Geometry:
+    classes, dim = study.shape["num_classes"], study.shape["dim"]
+    return sse_c(classes, dim, **entry.options, generator=torch.Generator().manual_seed(0)).geometry
+
+
+def _first_round(cell: Cell, reach: float | None) -> int | None:
+    if reach is None:
+        raise ConfigError("reach", None, "is missing for the measure 'first round'", "Give the accuracy of the scale.")
+    for row in RunFolder(cell.run).rows("metrics.csv"):
+        if row.get("global/acc") and float(row["global/acc"]) >= reach:
+            return int(row["round"])
+    return None
+
+
+def write_study(study: Study) -> Path:
+    """Write ``study.csv``, ``study.md`` and, for a figure, ``study.png``; returns ``study.md``."""
+    study.output_dir.mkdir(parents=True, exist_ok=True)
+    values = study_values(study)
+    _write_csv(study.output_dir / "study.csv", values)
+    picture = _picture(study, values)
+    if picture is not None:
+        (study.output_dir / "study.png").write_bytes(picture)
+    path = study.output_dir / "study.md"
+    path.write_text(study_markdown(study, values), encoding="utf-8")
+    return path
+
+
+def study_markdown(study: Study, values: Sequence[Value]) -> str:
+    """Title, what this is and is not, the table, and notes."""
+    head, *lines = study_lines(study, values)
+    table = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+    notes = [f"- {note}" for note in study_notes(study, values)]
+    return "\n".join([f"# {study.title}", "", banner(study), "", *table, "", *notes]) + "\n"
+
+
+def banner(study: Study) -> str:
+    """What was run; at every scale but the full one, that it is not the paper's setting."""
+    if study.scale == "full":
+        return f"The paper's setting: {study.paper}. In parentheses: what the paper prints."
+    return (
+        f"**Not the paper's setting.** Scale `{study.scale}`: {study.about}. "
+        f"In parentheses: what the paper prints for {study.paper}."
+    )
+
+
+def study_lines(study: Study, values: Sequence[Value]) -> list[list[str]]:
+    """The table as text, its head first: a line per row, and for each setting a column per measure."""
+    settings = list(dict.fromkeys(value.entry.setting for value in values))
+    columns = [(setting, measure) for setting in settings for measure in study.measures]
+    by_place = {(value.entry.row, value.entry.setting, value.measure): value for value in values}
+    head = [study.x, *(f"{setting}: {measure}" if setting else measure for setting, measure in columns)]
+    lines = [
+        [row, *(by_place[row, *column].text() for column in columns)]
+        for row in dict.fromkeys(value.entry.row for value in values)
+    ]
+    return [head, *lines]
+
+
+def study_table(study: Study, values: Sequence[Value]) -> Table:
+    """The same for a terminal."""
+    head, *lines = study_lines(study, values)
+    table = Table(title=study.title, title_justify="left", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(head):
+        table.add_column(column, justify="right" if number else "left")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def study_notes(study: Study, values: Sequence[Value]) -> list[str]:
+    """What a reader must know beside the numbers."""
+    cells = study.cells()
+    done = [read_summary(cell) for cell in cells if cell.done]
+    notes = []
+    if done:
+        rounds = " or ".join(str(number) for number in sorted({summary["rounds"] for summary in done}))
+        seeds = ", ".join(str(seed) for seed in dict.fromkeys(cell.seed for cell in cells))
+        notes.append(
+            f"Ours: percent, after the last of {rounds} rounds, the same for all rows; no class masked; mean ± "
+            f"standard deviation over seeds {seeds}. –: the method has no such model, or the accuracy was not reached."
+        )
+        partitions = sorted({summary["partition_sha256"][:12] for summary in done})
+        notes.append(f"Partition of the data: {', '.join(partitions)}.")
+        known = {summary["method"]: summary["privileged"] for summary in done if summary["privileged"]}
+        notes += [f"Privileged knowledge: {name}: {PRIVILEGES[key]}." for name, keys in known.items() for key in keys]
+    if study.reach is not None:
+        notes.append(f"First round: the first evaluated one with a GM of at least {100 * study.reach:g} %.")
+    notes += [f"Not at this scale: {', '.join(study.left_out)}."] if study.left_out else []
+    notes += _agreement(values)
+    notes += study.notes
+    notes += [f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})" for cell in cells if cell.error]
+    return notes
+
+
+def _agreement(values: Sequence[Value]) -> list[str]:
+    """How far ours and the paper's put the rows in the same order, by column."""
+    parts = []
+    for setting, measure in dict.fromkeys((value.entry.setting, value.measure) for value in values):
+        both = [
+            (statistics.fmean(value.ours), value.printed)
+            for value in values
+            if (value.entry.setting, value.measure) == (setting, measure) and value.ours and value.printed is not None
+        ]
+        if len(both) > 2 and all(len(set(side)) > 1 for side in zip(*both, strict=True)):
+            ours, printed = (torch.tensor(side, dtype=torch.float64) for side in zip(*both, strict=True))
+            name = f"{setting}: {measure}" if setting else measure
+            parts.append(f"{name} {float(spearman_corrcoef(ours, printed)):.2f} of {len(both)} rows")
+    return [f"Order of the rows, ours against the paper's (Spearman): {'; '.join(parts)}."] if parts else []
+
+
+def _picture(study: Study, values: Sequence[Value]) -> bytes | None:
+    if study.kind == "curve":
+        return curve_figure(study, values)
+    return None
+
+
+def curve_figure(study: Study, values: Sequence[Value]) -> bytes:
+    """Ours over the number that the rows stand for, one panel per measure; the paper's, where printed, as crosses."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(study.measures), 3.6), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    for number, measure in enumerate(study.measures, 1):
+        axes = figure.add_subplot(1, len(study.measures), number)
+        own = [value for value in values if value.measure == measure]
+        known = [value for value in own if value.ours]
+        places = [float(value.entry.row) for value in known]
+        means = [100 * statistics.fmean(value.ours) for value in known]
+        spread = [100 * statistics.stdev(value.ours) if len(value.ours) > 1 else 0.0 for value in known]
+        axes.errorbar(places, means, yerr=spread, marker="o", capsize=3, label=f"ours, {study.scale}")
+        printed = [(float(value.entry.row), 100 * value.printed) for value in own if value.printed is not None]
+        if printed:
+            axes.plot(*zip(*printed, strict=True), "x", color="grey", label="paper")
+        if all(place > 0 for place in places) and places and max(places) > 20 * min(places):
+            axes.set_xscale("log")
+        axes.set_xlabel(study.x)
+        axes.set_title(f"{measure} (%)", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer)
+    return buffer.getvalue()
+
+
+def _write_csv(path: Path, values: Sequence[Value]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "setting", "measure", "seeds", "mean", "std", "paper", "failed", "runs"])
+        for value in values:
+            mean = f"{statistics.fmean(value.ours):.6g}" if value.ours else ""
+            std = f"{statistics.stdev(value.ours):.6g}" if len(value.ours) > 1 else ""
+            failed = "; ".join(f"seed {cell.seed}: {cell.error}" for cell in value.entry.cells if cell.error)
+            runs = " ".join(str(cell.run) for cell in value.entry.cells)
+            paper: Any = "" if value.printed is None else value.printed
+            where = [value.entry.row, value.entry.setting, value.measure, len(value.ours)]
+            writer.writerow([*where, mean, std, paper, failed, runs])
+
+
+def _shown(measure: str, ours: Sequence[float]) -> str:
+    mean = statistics.fmean(ours)
+    if measure in GEOMETRY:
+        return f"{mean:.3g}" if "var" in measure else f"{mean:.3f}"
+    scale = 1 if measure == FIRST else 100
+    text = f"{scale * mean:.1f}"
+    return text if len(ours) == 1 else f"{text} ± {scale * statistics.stdev(ours):.1f}"
+
+
+def _exact(measure: str, printed: float) -> str:
+    if measure in GEOMETRY or measure == FIRST:
+        return f"{printed:g}"
+    return f"{100 * printed:.2f}"
