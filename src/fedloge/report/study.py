@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,6 +172,7 @@ def study_notes(study: Study, values: Sequence[Value]) -> list[str]:
         )
         partitions = sorted({summary["partition_sha256"][:12] for summary in done})
         notes.append(f"Partition of the data: {', '.join(partitions)}.")
+        notes.append(_provenance(cells))
         known = {summary["method"]: summary["privileged"] for summary in done if summary["privileged"]}
         notes += [f"Privileged knowledge: {name}: {PRIVILEGES[key]}." for name, keys in known.items() for key in keys]
     if study.reach is not None:
@@ -179,6 +182,18 @@ def study_notes(study: Study, values: Sequence[Value]) -> list[str]:
     notes += study.notes
     notes += [f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})" for cell in cells if cell.error]
     return notes
+
+
+def _provenance(cells: Sequence[Cell]) -> str:
+    """What the runs were made with."""
+    files = [cell.run / "environment.json" for cell in cells if cell.done]
+    environments = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    parts = {"commit": "git_commit", "fedloge": "fedloge", "torch": "torch", "device": "device"}
+    told = []
+    for name, key in parts.items():
+        values = dict.fromkeys(str(each.get(key)) for each in environments)
+        told.append(f"{name} {', '.join(value[:12] if name == 'commit' else value for value in values)}")
+    return f"{len(files)} runs: {'; '.join(told)}."
 
 
 def _agreement(values: Sequence[Value]) -> list[str]:
@@ -205,8 +220,6 @@ def _picture(study: Study, values: Sequence[Value]) -> bytes | None:
 
 def curve_figure(study: Study, values: Sequence[Value]) -> bytes:
     """Ours over the number that the rows stand for, one panel per measure; the paper's, where printed, as crosses."""
-    import io
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
