@@ -205,7 +205,7 @@ def study(args: Sequence[str]) -> int:
     parser.add_argument("files", nargs="+", metavar="FILE", help="for example configs/studies/table3.yaml")
     parser.add_argument("--scale", default="tiny", help="tiny (digits, minutes), small (CIFAR-10, hours) or full")
     parser.add_argument("--output_dir", default="runs/studies", help="where everything goes (runs/studies)")
-    parser.add_argument("--jobs", type=int, help="runs at once; one per core by default")
+    parser.add_argument("--jobs", type=int, help="runs at once; one per core by default (take 1 for a GPU)")
     known, overrides = parser.parse_known_args(args)
 
     from rich.console import Console
