@@ -54,5 +54,6 @@ def commands(text):
 
 
 def inline_commands(path):
-    """The ``fedloge VERB`` lines that stand in a sentence."""
-    return re.findall(r"(?<!`)`(fedloge [^`]+)`(?!`)", path.read_text(encoding="utf-8"))
+    """The commands that stand in a sentence, each a list of words."""
+    found = re.findall(r"(?<!`)`((?:fedloge|pip install|python -m) [^`]+)`(?!`)", path.read_text(encoding="utf-8"))
+    return [shlex.split(command) for command in found]
