@@ -149,7 +149,7 @@ def execute(words):
         code = main(arguments)
     except SystemExit as stopped:  # --help and --print_config
         code = stopped.code
-    assert not code, f"exit code {code}"
+    assert not code, f"{line}: exit code {code}"
 
 
 def run_block(block: Block, names):
