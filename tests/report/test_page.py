@@ -1,14 +1,10 @@
 """The page in a real browser."""
 
-import os
-import shutil
-
 import pytest
 
 from fedloge.report.write import write_report
 
 pytest.importorskip("plotly", reason="plotly is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 SECTIONS = ("result", "curves", "classes", "clients", "confusion", "norms", "frame", "cost", "settings")
 FIGURES = {
@@ -28,19 +24,6 @@ FIGURES = {
     "cost-seconds",
     "cost-bytes",
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    installed = os.environ.get("FEDLOGE_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as driver:
-        try:
-            running = driver.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium (FEDLOGE_CHROMIUM, or `playwright install chromium`): {error.message[:200]}")
-        yield running
-        running.close()
 
 
 class Visit:

@@ -93,6 +93,7 @@ class ClientResult:
 
 
 Outcome = ClientResult | ClientFailure
+"""What comes of a task."""
 
 
 class Executor(ABC):
