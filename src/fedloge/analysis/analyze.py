@@ -144,7 +144,7 @@ def draw(folder: Output, results: Mapping[str, Analysis]) -> list[str]:
     for name, figure_of in FIGURES.items():
         figure = figure_of(results)
         if figure is not None:
-            folder.figure(f"{name}.png", figure)
+            folder.figure(f"{name}.png", figure, colours=256)
             drawn.append(f"{name}.png")
     return drawn
 

@@ -24,9 +24,11 @@ Results = Mapping[str, Mapping[str, Any]]
 VARIANCE, RELATIVE = COLOURS[3], COLOURS[4]
 
 
-def head_symbol(key: str) -> str:
-    """How the paper writes a head: ``phi_k`` is φₖ."""
+def head_symbol(key: str, result: Mapping[str, Any]) -> str:
+    """How the paper writes a head: ``phi_k`` is φₖ, and ``sse`` is only called SSE-C where it is sparse."""
     name = key.removesuffix("_k")
+    if name == "sse" and not result["run"]["zeros_of_frozen_head"]:
+        return "dense fixed head"
     symbol = SYMBOLS.get(name, name)
     return symbol if name == key or symbol.endswith("ₖ") else f"{symbol}ₖ"
 
@@ -42,41 +44,38 @@ def degeneration_figure(results: Results) -> Figure:
         for ax in [*above, *below][len(curves) : columns]:
             ax.axis("off")
         for upper, lower, curve in zip(above, below, curves, strict=False):
-            _variance_panel(upper, curve, curve["variance"], VARIANCE, "v", "spearman_variance")
-            _variance_panel(lower, curve, curve["relative"], RELATIVE, "v/m²", "spearman_relative", log=True)
+            _variance_panel(upper, curve, "variance", "v", VARIANCE)
+            _variance_panel(lower, curve, "relative", "v/m²", RELATIVE)
             of = f"{name}: " if len(results) > 1 else ""
-            upper.set_title(f"{of}{_class(curve)}\n{upper.get_title()}", fontsize=9)
+            upper.set_title(f"{of}{_class(curve)}", fontsize=9)
             lower.set_xlabel("coordinates, largest mean first", fontsize=8)
         above[0].set_ylabel("mean m", fontsize=8)
         below[0].set_ylabel("mean m", fontsize=8)
     return figure
 
 
-def _variance_panel(
-    ax: Axes, curve: Mapping[str, Any], values: Sequence[float], colour: str, label: str, scalar: str, log: bool = False
-) -> None:
+def _variance_panel(ax: Axes, curve: Mapping[str, Any], name: str, label: str, colour: str) -> None:
     """m as an area, a variance on an axis of its own at the right, grey behind masked coordinates."""
-    mean, shown = _numbers(curve["mean"]), _numbers(values)
-    places, masked = np.arange(len(mean)), np.array(curve["masked"], dtype=bool)
-    edges = np.arange(len(mean) + 1) - 0.5
+    mean, values = _numbers(curve["mean"]), _numbers(curve[name])
+    places, edges = np.arange(len(mean)), np.arange(len(mean) + 1) - 0.5
+    masked = np.array([*curve["masked"], False], dtype=bool)
+    whole = ax.get_xaxis_transform()
     ax.grid(visible=False)
-    behind = np.append(masked, False)
-    ax.fill_between(
-        edges, 0, 1, where=behind, step="post", color="0.88", linewidth=0, transform=ax.get_xaxis_transform()
-    )
+    ax.fill_between(edges, 0, 1, where=masked, step="post", color="0.88", linewidth=0, transform=whole)
     ax.fill_between(places, 0, mean, color=COLOURS[1], alpha=0.45, linewidth=0, step="mid")
     ax.set(xlim=(edges[0], edges[-1]), ylim=(min(0, float(mean.min())), float(mean.max()) * 1.05))
+    ax.tick_params(labelsize=7)
     right = ax.twinx()
     right.spines["top"].set_visible(False)
-    positive = np.where(shown > 0, shown, np.nan) if log else shown
-    right.plot(places, positive, ".", color=colour, markersize=3.5 if len(places) <= 128 else 2)
-    if log:
+    size = 3.5 if len(mean) < 200 else 2
+    right.plot(places, np.where(values > 0, values, np.nan), ".", color=colour, markersize=size)
+    if name == "relative":
         right.set_yscale("log")
+        plain_ticks(right, (1, 3))
     else:
         right.set_ylim(bottom=0)
-    right.tick_params(labelsize=7, colors=colour)
-    ax.tick_params(labelsize=7)
-    ax.set_title(f"{label}: Spearman with m {_signed(curve[scalar])}", fontsize=8, color=colour)
+    right.tick_params(which="both", labelsize=7, colors=colour)
+    right.set_ylabel(f"{label}, Spearman with m {_signed(curve[f'spearman_{name}'])}", fontsize=8, color=colour)
 
 
 def pruning_figure(results: Results) -> Figure | None:
@@ -88,19 +87,19 @@ def pruning_figure(results: Results) -> Figure | None:
     for column, (name, result) in enumerate(known.items()):
         above, below, pruning = axes[column], axes[column + len(known)], result["pruning"]
         for colour, (head, orders) in zip(COLOURS[1:] * 9, pruning["heads"].items(), strict=False):
-            _curves(above, pruning["ratios"], orders, "all", colour, head_symbol(head))
+            _curves(above, pruning["ratios"], orders, "all", colour, head_symbol(head, result))
         above.axhline(1 / result["run"]["classes"], color="0.5", linewidth=0.8, linestyle=":")
         own = pruning["heads"][pruning["head"]]
         for group, colour in SHOT_COLORS.items():
             if group in own["ascending"]:
                 _curves(below, pruning["ratios"], own, group, colour, group)
         above.set_title(f"{name}: all classes", fontsize=9)
-        below.set_title(f"{name}: {head_symbol(pruning['head'])} by group", fontsize=9)
+        below.set_title(f"{name}: {head_symbol(pruning['head'], result)} by group", fontsize=9)
         below.set_xlabel("share of coordinates set to zero", fontsize=8)
         for ax in (above, below):
-            ax.set_ylim(-0.02, 1.02)
+            ax.set(ylim=(-0.02, 1.14), yticks=np.linspace(0, 1, 6))
             ax.tick_params(labelsize=7)
-            ax.legend(fontsize=7, loc="lower left", framealpha=0.7)
+            ax.legend(fontsize=7, loc="upper center", ncols=3, frameon=False)
     axes[0].set_ylabel("accuracy, mean of the classes", fontsize=8)
     axes[len(known)].set_ylabel("accuracy, mean of the classes", fontsize=8)
     figure.supxlabel("solid: smallest class means first; dashed: largest first; dotted: chance", fontsize=8)
@@ -139,7 +138,7 @@ def cosine_figure(results: Results) -> Figure | None:
     columns = max(len(result["cosines"]["heads"]) for result in results.values())
     if columns == 0:
         return None
-    figure, axes = new_figure(len(results), columns, 3.2 * columns + 0.9, 3.3 * len(results))
+    figure, axes = new_figure(len(results), columns, 3.2 * columns + 0.9, 3.9 * len(results))
     for position, (name, result) in enumerate(results.items()):
         heads = result["cosines"]["heads"]
         row = axes[position * columns : (position + 1) * columns]
@@ -150,7 +149,7 @@ def cosine_figure(results: Results) -> Figure | None:
             frame = result["frames"][head]
             spread = f"cos {_signed(frame['cos_mean'], 3)} ± {frame['cos_std']:.3f}, max {_signed(frame['cos_max'])}"
             mean = ", mean of the clients" if head.endswith("_k") else ""
-            ax.set_title(f"{name}: {head_symbol(head)}{mean}\n{spread}", fontsize=8)
+            ax.set_title(f"{name}: {head_symbol(head, result)}{mean}\n{spread}", fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label="cosine").ax.tick_params(labelsize=7)
     return figure
 
@@ -176,10 +175,10 @@ def norm_figure(results: Results) -> Figure | None:
             ax.axis("off")
         for ax, (head, norms) in zip(row, result["norms"].items(), strict=False):
             if head.endswith("_k"):
-                _client_panel(ax, norms, head_symbol(head))
+                _client_panel(ax, norms, head_symbol(head, result))
             elif norms["exponent"] is not None:
-                norm_panel(ax, norms["points"], norms, head_symbol(head))
-            ax.set_title(f"{name}: {head_symbol(head)}", fontsize=9)
+                norm_panel(ax, norms["points"], norms, head_symbol(head, result))
+            ax.set_title(f"{name}: {head_symbol(head, result)}", fontsize=9)
     return figure
 
 

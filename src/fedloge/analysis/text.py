@@ -50,7 +50,7 @@ def markdown(result: Analysis, figures: Sequence[str]) -> str:
     run = result["run"]
     facts = (
         f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}; generic model, classifier "
-        f"{head_symbol(run['classifier'] or 'none')}, d = {run['dimension']}, {run['classes']} classes. Test features: "
+        f"{head_symbol(run['classifier'] or 'none', result)}, d = {run['dimension']}, {run['classes']} classes. Test features: "
         f"{run['test_images']} images of the global test set; training features: {run['train_images']} images of "
         f"{run['clients']} clients, without augmentation. Test images are measured on; nothing is chosen by them."
     )
@@ -125,7 +125,11 @@ def pruning_topic(result: Analysis) -> list[str]:
         return []
     places = {f"{ratio:.0%}": pruning["ratios"].index(ratio) for ratio in (0.0, 0.25, 0.5, 0.75, 1.0)}
     rows = [
-        {"head": head_symbol(head), "first": "smallest" if order == "ascending" else "largest", "classes": group}
+        {
+            "head": head_symbol(head, result),
+            "first": "smallest" if order == "ascending" else "largest",
+            "classes": group,
+        }
         | {label: f"{100 * values[place]:.1f}" for label, place in places.items()}
         for head, orders in pruning["heads"].items()
         for order, curves in orders.items()
@@ -134,11 +138,12 @@ def pruning_topic(result: Analysis) -> list[str]:
     curve = pruning["ascending"]
     free = max(r for r, accuracy in zip(pruning["ratios"], curve, strict=True) if accuracy >= curve[0] - COST)
     reading = (
-        f"Accuracy (%, mean of the classes) with a share of the coordinates set to zero in every class's row, ranked by "
-        f"that class's {pruning['ranked_by']}; 0 % is the unpruned head, 100 % its bias alone. Of {head_symbol(pruning['head'])} up "
-        f"to {free:.0%} of the coordinates, smallest first, can go at a cost of at most {100 * COST:.0f} point. This "
-        "says which coordinates the head uses for a class, not that the others hold nothing: they count in the rows of "
-        "other classes, and the ranking is by the same test images."
+        "Accuracy (%, mean of the classes) with a share of the coordinates set to zero in every class's row, ranked by "
+        f"that class's {pruning['ranked_by']}; 0 % is the unpruned head, 100 % its bias alone. Of "
+        f"{head_symbol(pruning['head'], result)} up to {free:.0%} of the coordinates, smallest first, can go at a cost of at "
+        f"most {100 * COST:.0f} point. This says which coordinates a class's row lives on, not that the features hold "
+        "nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also shifts the "
+        "balance between frequent and rare classes."
     )
     return [_table("Pruning (Fig. 3)", rows), reading]
 
@@ -157,7 +162,7 @@ def tsne_topic(result: Analysis) -> list[str]:
 def frames_topic(result: Analysis) -> list[str]:
     """Fig. 7 and Table 6."""
     ideal = result["equiangular"]
-    rows = [{"head": head_symbol(name), **row} for name, row in result["frames"].items()]
+    rows = [{"head": head_symbol(name, result), **row} for name, row in result["frames"].items()]
     if not rows:
         return []
     reading = (
@@ -175,7 +180,7 @@ def norms_topic(result: Analysis) -> list[str]:
         own = "_mean" if name.endswith("_k") else ""
         row = {"exponent": norms[f"exponent{own}"], "spearman": norms[f"spearman{own}"]}
         deviations = {f"± {key}": norms.get(f"{key}_std") for key in row}
-        rows.append({"head": head_symbol(name), **row, **deviations, "theory": norms["theory"]})
+        rows.append({"head": head_symbol(name, result), **row, **deviations, "theory": norms["theory"]})
     if not rows:
         return []
     reading = (
