@@ -14,6 +14,9 @@ Analysis = Mapping[str, Any]
 
 STAGES = {"last": "as trained", "final": "after realignment or fine-tuning"}
 
+FIRST = {"ascending": "smallest", "descending": "largest"}
+"""Which class means are pruned first, by order."""
+
 BEYOND = 0.05
 """A correlation counts as stronger than what division by m² gives by more than this."""
 
@@ -48,9 +51,10 @@ def headline(name: str, result: Analysis) -> dict[str, Any]:
 def markdown(result: Analysis, figures: Sequence[str]) -> str:
     """The whole analysis of a run."""
     run = result["run"]
+    classifier = head_symbol(run["classifier"], result) if run["classifier"] else "none that is linear"
     facts = (
-        f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}; generic model, classifier "
-        f"{head_symbol(run['classifier'] or 'none', result)}, d = {run['dimension']}, {run['classes']} classes. Test features: "
+        f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}. "
+        f"Classifier of the generic model: {classifier}; d = {run['dimension']}, {run['classes']} classes. Test features: "
         f"{run['test_images']} images of the global test set; training features: {run['train_images']} images of "
         f"{run['clients']} clients, without augmentation. Test images are measured on; nothing is chosen by them."
     )
@@ -96,8 +100,8 @@ def _degeneration_reading(result: Analysis) -> list[str]:
     ]
     if "mean_masked" in found:
         words.append(
-            f"Where SSE-C is zero, m is {found['mean_masked']:.3g} and v {found['variance_masked']:.3g}, elsewhere "
-            f"{found['mean_kept']:.3g} and {found['variance_kept']:.3g}: "
+            f"Where the frozen head is zero, m is {found['mean_masked']:.3g} and v {found['variance_masked']:.3g}, "
+            f"elsewhere {found['mean_kept']:.3g} and {found['variance_kept']:.3g}: "
             f"{_lower(found['mean_masked'], found['mean_kept'])} means and "
             f"{_lower(found['variance_masked'], found['variance_kept'])} variances on masked coordinates."
         )
@@ -125,11 +129,7 @@ def pruning_topic(result: Analysis) -> list[str]:
         return []
     places = {f"{ratio:.0%}": pruning["ratios"].index(ratio) for ratio in (0.0, 0.25, 0.5, 0.75, 1.0)}
     rows = [
-        {
-            "head": head_symbol(head, result),
-            "first": "smallest" if order == "ascending" else "largest",
-            "classes": group,
-        }
+        {"head": head_symbol(head, result), "first": FIRST[order], "classes": group}
         | {label: f"{100 * values[place]:.1f}" for label, place in places.items()}
         for head, orders in pruning["heads"].items()
         for order, curves in orders.items()
@@ -140,10 +140,10 @@ def pruning_topic(result: Analysis) -> list[str]:
     reading = (
         "Accuracy (%, mean of the classes) with a share of the coordinates set to zero in every class's row, ranked by "
         f"that class's {pruning['ranked_by']}; 0 % is the unpruned head, 100 % its bias alone. Of "
-        f"{head_symbol(pruning['head'], result)} up to {free:.0%} of the coordinates, smallest first, can go at a cost of at "
-        f"most {100 * COST:.0f} point. This says which coordinates a class's row lives on, not that the features hold "
-        "nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also shifts the "
-        "balance between frequent and rare classes."
+        f"{head_symbol(pruning['head'], result)} up to {free:.0%} of the coordinates, smallest first, can go at a cost "
+        f"of at most {100 * COST:.0f} point. This says which coordinates a class's row lives on, not that the features "
+        "hold nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also shifts "
+        "the balance between frequent and rare classes."
     )
     return [_table("Pruning (Fig. 3)", rows), reading]
 
