@@ -20,6 +20,9 @@ from fedloge.report.figures.base import thin
 Analysis = dict[str, Any]
 """The content of ``analysis.json``."""
 
+AGREEMENT = 0.99
+"""Share of equal predictions from which on a head counts as what the generic model uses; the rest are near ties."""
+
 SHOWN_CLASSES = 100
 """Most classes in a cosine matrix of the result: more cannot be told apart in a figure."""
 
@@ -33,6 +36,11 @@ def diagnose(subject: Subject, shown: Sequence[int]) -> Analysis:
     A topic that the method or the data do not allow is None, and ``left_out`` says why.
     """
     left_out: list[str] = []
+    if subject.agreement < AGREEMENT:
+        left_out.append(
+            f"the generic model does more than {subject.classifier} (norms, adjusted logits): pruning and collapse "
+            f"are of that layer alone, which predicts the same on {100 * subject.agreement:.1f} % of the images"
+        )
     means, variances = fig1.class_moments(subject.test, len(subject.class_names))
     result: Analysis = {"degeneration": degeneration(subject, means, variances, shown, left_out)}
     tested = means.isfinite().all(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ class Subject:
         train: Features of all clients' training images, without augmentation.
         heads: The generic model's linear heads by name, the one that it uses first.
         classifier: Which of them it uses; None if it has no linear layer with a row per class.
+        agreement: Share of the test images on which that head alone predicts what the generic model does.
         client_heads: Names of the heads of that shape that every client has of its own.
         client_counts: n_{k,c}, int64 [K, C].
         state: The state itself.
@@ -78,6 +80,7 @@ class Subject:
     train: Features
     heads: Mapping[str, Head]
     classifier: str | None
+    agreement: float
     client_heads: Sequence[str]
     client_counts: Tensor
     state: FederatedState
@@ -123,8 +126,8 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
     method.load(state.shared, averaged)
     device = run.trainer.strategy.root_device
     method.to(device).eval()
-    classifier, test = features_of(method, data.test_batches(device=device))
-    _, train = features_of(method, training_batches(data, device))
+    classifier, test, predictions = features_of(method, data.test_batches(device=device))
+    train = features_of(method, training_batches(data, device))[1]
     dim = test.values.shape[1]
     heads = generic_heads(method, dim, averaged)
     classifier = classifier or next(iter(heads), None)
@@ -139,6 +142,7 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
         train=train,
         heads=dict(sorted(heads.items(), key=lambda item: item[0] != classifier)),
         classifier=classifier,
+        agreement=agreement(heads[classifier], test, predictions) if classifier else math.nan,
         client_heads=own_heads(method, dim, state.clients[0]),
         client_counts=counts,
         state=state,
@@ -146,8 +150,8 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
 
 
 @torch.no_grad()
-def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, Features]:
-    """What enters the classifier of the generic model, and the classifier's name.
+def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, Features, Tensor]:
+    """The name of the generic model's classifier, what enters it, and what the model predicts, int64 [n].
 
     The classifier is the last linear layer with a row per class that the generic model calls; its input is projected or
     normalised where the method does that. A method that calls none (τ-normalisation) is taken at its word: the features
@@ -159,19 +163,26 @@ def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, F
         for name, module in linear_layers(method).items()
     ]
     kind = next(method.parameters()).dtype
-    name, values, labels = None, [], []
+    name, values, labels, predictions = None, [], [], []
     try:
         for images, own_labels in batches:
             features = method.features(images.to(kind), "global")
             called.clear()
-            method.logits(features, "global")
+            predictions.append(method.logits(features, "global").argmax(1).cpu())
             name, entering = called[-1] if called else (None, features)
             values.append(entering.cpu())
             labels.append(own_labels.cpu())
     finally:
         for hook in hooks:
             hook.remove()
-    return name, Features(torch.cat(values), torch.cat(labels))
+    return name, Features(torch.cat(values), torch.cat(labels)), torch.cat(predictions)
+
+
+def agreement(head: Head, features: Features, predictions: Tensor) -> float:
+    """Share of the features of which a head makes these predictions."""
+    bias = 0 if head.bias is None else head.bias
+    own = torch.cat([(values @ head.weight.T + bias).argmax(1) for values, _ in features.batches()])
+    return float((own == predictions).double().mean())
 
 
 def linear_layers(method: Method) -> dict[str, nn.Linear | FixedLinear]:

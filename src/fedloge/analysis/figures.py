@@ -97,9 +97,13 @@ def pruning_figure(results: Results) -> Figure | None:
         below.set_title(f"{name}: {head_symbol(pruning['head'], result)} by group", fontsize=9)
         below.set_xlabel("share of coordinates set to zero", fontsize=8)
         for ax in (above, below):
-            ax.set(ylim=(-0.02, 1.14), yticks=np.linspace(0, 1, 6))
+            ax.margins(y=0.12)
             ax.tick_params(labelsize=7)
             ax.legend(fontsize=7, loc="upper center", ncols=3, frameon=False)
+    for row in (axes[: len(known)], axes[len(known) :]):
+        top = max(ax.get_ylim()[1] for ax in row)
+        for ax in row:
+            ax.set_ylim(-0.02, top)
     axes[0].set_ylabel("accuracy, mean of the classes", fontsize=8)
     axes[len(known)].set_ylabel("accuracy, mean of the classes", fontsize=8)
     figure.supxlabel("solid: smallest class means first; dashed: largest first; dotted: chance", fontsize=8)

@@ -54,8 +54,8 @@ def markdown(result: Analysis, figures: Sequence[str]) -> str:
     classifier = head_symbol(run["classifier"], result) if run["classifier"] else "none that is linear"
     facts = (
         f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}. "
-        f"Classifier of the generic model: {classifier}; d = {run['dimension']}, {run['classes']} classes. Test features: "
-        f"{run['test_images']} images of the global test set; training features: {run['train_images']} images of "
+        f"Classifier of the generic model: {classifier}; d = {run['dimension']}, {run['classes']} classes. Test: "
+        f"{run['test_images']} images of the global test set; training: {run['train_images']} images of "
         f"{run['clients']} clients, without augmentation. Test images are measured on; nothing is chosen by them."
     )
     blocks = [f"# Analysis of {run['name']}", facts]
@@ -142,8 +142,8 @@ def pruning_topic(result: Analysis) -> list[str]:
         f"that class's {pruning['ranked_by']}; 0 % is the unpruned head, 100 % its bias alone. Of "
         f"{head_symbol(pruning['head'], result)} up to {free:.0%} of the coordinates, smallest first, can go at a cost "
         f"of at most {100 * COST:.0f} point. This says which coordinates a class's row lives on, not that the features "
-        "hold nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also shifts "
-        "the balance between frequent and rare classes."
+        "hold nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also "
+        "shifts the balance between frequent and rare classes."
     )
     return [_table("Pruning (Fig. 3)", rows), reading]
 
