@@ -145,10 +145,11 @@ def test_a_dense_head_masks_nothing_and_is_not_called_sparse(dense, tmp_path):
     assert "SSE‑C" not in (tmp_path / "out" / "analysis.md").read_text()
 
 
-def test_side_by_side(sparse, dense, tmp_path, capsys):
+def test_side_by_side(sparse, dense, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedloge.analysis.analyze.FIGURES", {"tsne": FIGURES["tsne"]})
     output = tmp_path / "both"
     assert main(["analyze", str(sparse), str(dense), f"--output={output}"]) == 0
-    assert {path.name for path in output.iterdir()} == FILES | PICTURES | {"comparison.csv"}
+    assert {path.name for path in output.iterdir()} == FILES | {"tsne.png", "comparison.csv"}
     both = json.loads((output / "analysis.json").read_text())
     assert list(both) == ["sparse", "dense"]
     assert both["dense"] == json.loads((dense / "analysis" / "analysis.json").read_text())

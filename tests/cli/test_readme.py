@@ -1,4 +1,4 @@
-"""The commands of the README's sections on tracking, sweeps and using the models."""
+"""The commands of the README's sections on tracking, sweeps, diagnostics and using the models."""
 
 import re
 import shlex
@@ -48,6 +48,14 @@ def test_sweeps(here):
     (command,) = commands("Sweeps")
     assert main([*command, "--runs=2", *SHORT]) == 0
     assert (here / "runs" / "gamma_beta" / "sweep.png").is_file()
+
+
+def test_diagnostics(here):
+    assert main(["fit", "--config", "configs/quickstart.yaml", *SHORT]) == 0
+    fit, analyze = commands("Diagnostics")
+    assert main([*fit, *SHORT]) == 0
+    assert main(analyze) == 0
+    assert (here / "side-by-side" / "degeneration.png").is_file()
 
 
 @torch.no_grad()

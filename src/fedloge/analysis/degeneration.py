@@ -6,6 +6,7 @@ variance v stands beside it, and so does what the division alone would give.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,7 +105,9 @@ def _by_mask(name: str, values: Tensor, masked: Tensor) -> dict[str, float]:
 
 
 def _spearman(x: Tensor, y: Tensor) -> float:
-    return float(spearman_corrcoef(x, y)) if len(x) > 1 else float("nan")
+    if len(x) < 2 or x.isnan().any():
+        return math.nan
+    return float(spearman_corrcoef(x, y))
 
 
 def _average(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

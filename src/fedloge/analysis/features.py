@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedloge.analysis.collapse.streaming import check_features
 from fedloge.checks import check_choice
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import RunError
@@ -110,6 +111,7 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
 
     Raises:
         RunError: If it is not a run, its method has no generic model, or it has no such state.
+        ConfigError: If features are not finite, because training diverged.
     """
     check_choice("state", stage, ("last", "final"))
     run = load_run(path, overrides)
@@ -175,7 +177,9 @@ def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, F
     finally:
         for hook in hooks:
             hook.remove()
-    return name, Features(torch.cat(values), torch.cat(labels)), torch.cat(predictions)
+    found = Features(torch.cat(values), torch.cat(labels))
+    check_features(found.values, found.labels, method.num_classes)
+    return name, found, torch.cat(predictions)
 
 
 def agreement(head: Head, features: Features, predictions: Tensor) -> float:

@@ -189,12 +189,13 @@ def norm_figure(results: Results) -> Figure | None:
 def _client_panel(ax: Axes, norms: Mapping[str, Any], symbol: str) -> None:
     sizes, values = (_numbers([row[name] for row in norms["points"]]) for name in ("n", "norm"))
     ax.loglog(sizes, values, "o", color=COLOURS[1], alpha=0.5, markersize=4, markeredgewidth=0)
-    label = f"n^{norms['exponent_mean']:.2f} ± {norms['exponent_std']:.2f}, ρ = {_signed(norms['spearman_mean'])}"
-    ax.plot([], [], "o", color=COLOURS[1], label=f"each of {norms['clients']} clients: {label}")
+    if norms["clients"]:
+        fit = f"n^{norms['exponent_mean']:.2f} ± {norms['exponent_std']:.2f}, ρ = {_signed(norms['spearman_mean'])}"
+        ax.plot([], [], "o", color=COLOURS[1], label=f"each of {norms['clients']} clients: {fit}")
+        ax.legend(fontsize=8)
     ax.set_xlabel("the client's own training images of the class, n", fontsize=9)
     ax.set_ylabel(f"norm of the class's row of {symbol}", fontsize=9)
     plain_ticks(ax, (1, 1.5, 2, 3, 5, 7))
-    ax.legend(fontsize=8)
 
 
 def _class(facts: Mapping[str, Any]) -> str:

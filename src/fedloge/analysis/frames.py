@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedloge.analysis.collapse.metrics import moments
 from fedloge.analysis.collapse.norms import compare
 from fedloge.analysis.collapse.theory import norm_exponent
 from fedloge.etf import geometry
@@ -79,7 +80,6 @@ def client_cardinality(clients: Sequence[Sequence[Mapping[str, Any]]]) -> dict[s
     result: dict[str, float] = {"theory": norm_exponent(1)}
     for name in ("exponent", "spearman"):
         values = torch.tensor([row[name] for row in found], dtype=torch.float64)
-        values = values[values.isfinite()]
-        result |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std(correction=0))}
-        result["clients"] = len(values)
+        known = moments(values[values.isfinite()])
+        result |= {f"{name}_mean": known.mean, f"{name}_std": math.sqrt(known.variance), "clients": known.count}
     return result

@@ -88,9 +88,10 @@ def degeneration_topic(result: Analysis) -> list[str]:
 
 
 def _degeneration_reading(result: Analysis) -> list[str]:
-    found, classes = result["degeneration"], result["degeneration"]["classes"]
+    found = result["degeneration"]
+    classes = [row for row in found["classes"] if row["spearman_relative"] is not None]
     relative, plain = found["spearman_relative"], found["spearman_variance"]
-    falling = sum((row["spearman_relative"] or 0) < 0 for row in classes)
+    falling = sum(row["spearman_relative"] < 0 for row in classes)
     words = [
         f"On test images the relative variance v/m² falls as the mean m of a coordinate grows in {falling} of "
         f"{len(classes)} classes (mean Spearman {relative:+.2f}); the plain variance v "
