@@ -211,6 +211,8 @@ def test_bad_input(sparse, runs, tmp_path, capsys):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").touch()
     assert "holds something else" in fail(capsys, "analyze", sparse, f"--output={tmp_path / 'notes'}")
+    (tmp_path / "file").touch()
+    assert "cannot be written" in fail(capsys, "analyze", sparse, f"--output={tmp_path / 'file'}")
     unfinished = shutil.copytree(sparse, tmp_path / "unfinished")
     shutil.rmtree(unfinished / "checkpoints" / "final")
     assert "no checkpoint 'final'" in fail(capsys, "analyze", unfinished, "--state=final")

@@ -48,9 +48,11 @@ def analyze_run(
         RunError: If it is not a run, its method has no generic model, or the folder cannot be written.
         ConfigError: If there is no such class or state, or the folder holds something else.
     """
+    target = Path(output) if output else Path(path) / "analysis"
+    check_output(target)
     subject = open_subject(path, overrides, state)
     shown = choose_classes(subject, classes)
-    folder = open_output(Path(output) if output else Path(path) / "analysis")
+    folder = open_output(target)
     name = Path(path).resolve().name
     result: Analysis = _tidy({"run": {"name": name, **describe(subject)}, **diagnose(subject, shown)})
     with clear_os_errors(str(folder.path)):
@@ -81,7 +83,7 @@ def analyze_runs(
         classes: Of all runs.
 
     Returns:
-        The analyses by the name of the run.
+        The analyses by the name of the run, which is also what ``analysis.json`` in ``output`` holds.
 
     Raises:
         FedlogeError: As :func:`analyze_run`; also where a run is given twice.
@@ -89,8 +91,9 @@ def analyze_runs(
     resolved = [Path(path).resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         raise RunError(f"{', '.join(map(str, paths))}: a run is given twice. Give every run once.")
-    folder = open_output(Path(output))
+    check_output(Path(output))
     results = [analyze_run(path, None, overrides, state=state, classes=classes) for path in paths]
+    folder = open_output(Path(output))
     named = dict(zip(run_names(resolved), results, strict=True))
     with clear_os_errors(str(folder.path)):
         folder.json(RESULT, named)
@@ -125,15 +128,22 @@ def _number(asked: str | int, names: Sequence[str]) -> int:
     raise ConfigError("class", asked, "is neither the name nor the number of a class", f"It has {known}.")
 
 
-def open_output(path: Path) -> Output:
-    """The folder for an analysis: a new or empty one, or one with an older analysis.
+def check_output(path: Path) -> None:
+    """Ask, before anything is computed, for a folder that is new or empty, or that holds an older analysis.
 
     Raises:
         ConfigError: If it holds something else.
-        RunError: If it cannot be made.
     """
     if path.is_dir() and any(path.iterdir()) and not (path / RESULT).is_file():
         raise ConfigError("output", str(path), "holds something else than an analysis", "Choose another --output.")
+
+
+def open_output(path: Path) -> Output:
+    """Make the folder, or take over the older analysis.
+
+    Raises:
+        RunError: If it cannot be made.
+    """
     with clear_os_errors(str(path)):
         return Output(str(path), overwrite=True)
 
