@@ -107,6 +107,18 @@ def test_a_frozen_head_without_zeros_masks_nothing():
     assert "mean_masked" not in result["degeneration"]
 
 
+def test_every_masked_coordinate_is_grey():
+    """Single ones between others too: the first, third and fifth of the sorted five."""
+    head = linear(frozen=True)
+    head.weight[0] = torch.ones(5)
+    subject = make_subject({"sse": head})
+    order = analyse(subject)["degeneration"]["curves"][0]["coordinate"]
+    head.weight[0, [order[i] for i in (0, 2, 4)]] = 0
+    figure = FIGURES["degeneration"]({"mine": analyse(subject)})
+    bars = [patch for patch in figure.axes[0].patches if patch.get_width() == 1]
+    assert [bar.get_x() + 0.5 for bar in bars] == [0, 2, 4]
+
+
 def test_classes_are_chosen_by_name_or_number():
     subject = make_subject(tested=2)
     assert choose_classes(subject, ()) == [0, 1]

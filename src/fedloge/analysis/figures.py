@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Mapping[str, Any]]
 
-VARIANCE, RELATIVE = COLOURS[3], COLOURS[4]
+VARIANCE, RELATIVE, GREY = COLOURS[3], COLOURS[4], "0.88"
+
+FEW = 30
+"""Up to so many classes are told by name."""
 
 
 def head_symbol(key: str, result: Mapping[str, Any]) -> str:
@@ -57,13 +60,11 @@ def degeneration_figure(results: Results) -> Figure:
 def _variance_panel(ax: Axes, curve: Mapping[str, Any], name: str, label: str, colour: str) -> None:
     """m as an area, a variance on an axis of its own at the right, grey behind masked coordinates."""
     mean, values = _numbers(curve["mean"]), _numbers(curve[name])
-    places, edges = np.arange(len(mean)), np.arange(len(mean) + 1) - 0.5
-    masked = np.array([*curve["masked"], False], dtype=bool)
-    whole = ax.get_xaxis_transform()
+    places, masked = np.arange(len(mean)), np.flatnonzero(curve["masked"])
     ax.grid(visible=False)
-    ax.fill_between(edges, 0, 1, where=masked, step="post", color="0.88", linewidth=0, transform=whole)
+    ax.bar(masked, 1, width=1, color=GREY, linewidth=0, antialiased=False, transform=ax.get_xaxis_transform())
     ax.fill_between(places, 0, mean, color=COLOURS[1], alpha=0.45, linewidth=0, step="mid")
-    ax.set(xlim=(edges[0], edges[-1]), ylim=(min(0, float(mean.min())), float(mean.max()) * 1.05))
+    ax.set(xlim=(-0.5, len(mean) - 0.5), ylim=(min(0, float(mean.min())), float(mean.max()) * 1.05))
     ax.tick_params(labelsize=7)
     right = ax.twinx()
     right.spines["top"].set_visible(False)
@@ -120,13 +121,14 @@ def tsne_figure(results: Results) -> Figure:
     figure, axes = new_figure(1, len(results), 4.6 * len(results), 4.5)
     for ax, (name, result) in zip(axes, results.items(), strict=True):
         tsne = result["tsne"]
+        size = 7 if len(tsne["points"]) <= FEW else 3
         for group, colour in SHOT_COLORS.items():
             chosen = [
                 point for point, facts in zip(tsne["points"], tsne["classes"], strict=True) if facts["group"] == group
             ]
             if chosen:
-                ax.plot(*zip(*chosen, strict=True), "o", color=colour, label=group, markersize=7)
-        if len(tsne["points"]) <= 30:
+                ax.plot(*zip(*chosen, strict=True), "o", color=colour, label=group, markersize=size)
+        if len(tsne["points"]) <= FEW:
             for point, facts in zip(tsne["points"], tsne["classes"], strict=True):
                 ax.annotate(facts["name"], point, xytext=(5, 4), textcoords="offset points", fontsize=7)
         near = f"nearest neighbour: min {tsne['nn_min_features']:.2f}, median {tsne['nn_median_features']:.2f} before"
@@ -154,6 +156,9 @@ def cosine_figure(results: Results) -> Figure | None:
             spread = f"cos {_signed(frame['cos_mean'], 3)} ± {frame['cos_std']:.3f}, max {_signed(frame['cos_max'])}"
             mean = ", mean of the clients" if head.endswith("_k") else ""
             ax.set_title(f"{name}: {head_symbol(head, result)}{mean}\n{spread}", fontsize=8)
+    shown, all_classes = len(result["cosines"]["classes"]), result["run"]["classes"]
+    if shown < all_classes:
+        figure.supxlabel(f"{shown} of {all_classes} classes, evenly spaced by training images, most first", fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label="cosine").ax.tick_params(labelsize=7)
     return figure
 
@@ -161,7 +166,7 @@ def cosine_figure(results: Results) -> Figure | None:
 def _heat_map(ax: Axes, matrix: NDArray[np.float64], names: Sequence[str]) -> Any:
     ax.grid(visible=False)
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
-    shown = len(names) <= 20
+    shown = len(names) <= FEW
     ax.set_xticks(range(len(names)) if shown else [], names if shown else [], rotation=90, fontsize=7)
     ax.set_yticks(range(len(names)) if shown else [], names if shown else [], fontsize=7)
     return image

@@ -152,7 +152,7 @@ def norm_panel(ax: Axes, rows: Sequence[Row], summary: Mapping[str, float], head
     ax.loglog(line, level * (line / centre) ** summary["theory"], "k--", linewidth=1.2, label="closed form: n^0.25")
     fit = f"fit: n^{summary['exponent']:.2f}, ρ = {summary['spearman']:+.2f}"
     ax.loglog(line, level * (line / centre) ** summary["exponent"], color=COLOURS[1], linewidth=1.2, label=fit)
-    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {head}")
+    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {head}", markersize=6 if len(seen) <= 50 else 3)
     for row in seen if len(seen) <= 20 else []:
         ax.annotate(str(row["class"]), (row["n"], row["norm"]), xytext=(4, 4), textcoords="offset points", fontsize=8)
     ax.set_xlabel("training images of the class over all clients, n", fontsize=9)
