@@ -53,7 +53,7 @@ class Output:
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write JSON; a number that is not finite becomes null."""
-        (self.path / name).write_text(json.dumps(finite(content), indent=1, ensure_ascii=False) + "\n")
+        (self.path / name).write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
     def figure(self, name: str, figure: Figure, colours: int = 64) -> None:
         """Write a PNG of so many colours, at most 256; 64 take a third of the space of all."""
@@ -95,10 +95,9 @@ def cell(value: Any) -> str:
     return f"{value:.1e}" if value and not 1e-3 <= abs(value) < 1e4 else f"{value:.4f}"
 
 
-def finite(content: Any) -> Any:
-    """A JSON value with null in place of numbers that are not finite."""
+def _finite(content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {key: finite(value) for key, value in content.items()}
+        return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
+        return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
