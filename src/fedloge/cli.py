@@ -28,6 +28,7 @@ verbs:
   export RUN [--client K|all] --output DIR     the models as safetensors, ONNX or TorchScript
   new-client RUN DATA [--output DIR]           a personal model for a client that never took part
   report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
+  analyze RUN [RUN ...] [--output DIR]         what features and heads of runs are like: degeneration, pruning, angles
   partition --config FILE [--output x.png]     show how the clients would share the data, without training
   doctor                                       versions, devices, and what is missing
   collapse VERB ...                            the neural-collapse lab: `fedloge collapse --help`
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "export": export,
         "new-client": new_client,
         "report": report,
+        "analyze": analyze,
         "partition": partition,
         "doctor": doctor,
         "collapse": collapse,
@@ -333,6 +335,39 @@ def report(args: Sequence[str]) -> int:
     from fedloge.report.write import write_report
 
     print(write_report(known.runs, known.output, known.format))
+    return 0
+
+
+def analyze(args: Sequence[str]) -> int:
+    """``fedloge analyze``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge analyze",
+        description="Feature degeneration, pruning, class means, angles and norms of heads, and neural collapse of the "
+        "generic model of runs: tables, figures and a reading. Nothing is trained.",
+        epilog="Options of `fedloge fit` are taken too.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
+    parser.add_argument("--output", metavar="DIR", help="where it goes (RUN/analysis); needed for several runs")
+    shown = "a class whose features are drawn, by name or number; can be repeated (one each of many, medium, few)"
+    parser.add_argument("--class", dest="classes", metavar="NAME", action="append", default=[], help=shown)
+    parser.add_argument("--state", default="last", help="last, as trained (the default), or final, after realignment")
+    known, overrides = parser.parse_known_args(args)
+    if len(known.runs) > 1 and not known.output:
+        raise FedlogeError("several runs are shown side by side in a folder of their own. Give --output=DIR.")
+
+    from fedloge.analysis import analyze_run, analyze_runs
+    from fedloge.analysis.collapse.output import print_table
+    from fedloge.analysis.text import headline
+
+    options = {"state": known.state, "classes": known.classes}
+    if len(known.runs) > 1:
+        results = analyze_runs(known.runs, known.output, overrides, **options)
+    else:
+        result = analyze_run(known.runs[0], known.output, overrides, **options)
+        results = {result["run"]["name"]: result}
+    print_table("generic model", [headline(name, result) for name, result in results.items()])
+    print(f"everything is in {known.output or os.path.join(known.runs[0], 'analysis')}")
     return 0
 
 

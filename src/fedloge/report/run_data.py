@@ -185,7 +185,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[RunData]:
     for position, folder in enumerate(resolved):
         if folder in resolved[:position]:
             raise RunError(f"{str(paths[position])!r} is given twice. Give every run once.")
-    return [read_run(path, name) for path, name in zip(folders, _names(resolved), strict=True)]
+    return [read_run(path, name) for path, name in zip(folders, run_names(resolved), strict=True)]
 
 
 def read_run(path: str | Path, name: str | None = None) -> RunData:
@@ -252,7 +252,7 @@ def _without(views: Mapping[str, T], dropped: Sequence[str]) -> dict[str, T]:
     return {view: content for view, content in views.items() if view not in dropped}
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def run_names(folders: Sequence[Path]) -> list[str]:
     """The folders' own names, with as many parents as it takes to tell them apart."""
     depth = 1
     while len({folder.parts[-depth:] for folder in folders}) < len(folders):

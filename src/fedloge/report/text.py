@@ -18,14 +18,14 @@ def markdown(runs: Sequence[RunData]) -> str:
     blocks = [f"# {', '.join(run.name for run in runs)}"]
     blocks += [_facts(run) for run in runs]
     blocks += [f"> {warning}" for warning in headline.warnings(runs)]
-    blocks += [_table(table) for table in headline.tables(runs)]
+    blocks += [markdown_table(table) for table in headline.tables(runs)]
     blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs)}."]
     for run in runs:
-        blocks += [_table(table) for table in (class_table(run),) if table.rows]
+        blocks += [markdown_table(table) for table in (class_table(run),) if table.rows]
         if "personal" in run.clients:
             blocks.append(f"{run.name}: {worst_words(run.clients['personal'])}")
     difference = headline.differences(runs)
-    blocks += [_table(difference)] if difference else []
+    blocks += [markdown_table(difference)] if difference else []
     return "\n\n".join(blocks) + "\n"
 
 
@@ -76,7 +76,8 @@ def _facts(run: RunData) -> str:
     return f"**{run.name}**: " + ", ".join(f"{name} {value}" for name, value in headline.facts(run)) + "."
 
 
-def _table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table in Markdown under its title."""
     line = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
     rows = [table.columns, line, *table.rows]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,7 +139,12 @@ def frame_figure(settings: Norms, rows: Sequence[Row]) -> Figure:
 def psi_figure(settings: Norms, rows: Sequence[Row], summary: dict[str, float]) -> Figure:
     """Norms of a run's head against class sizes, their fit, and the closed form's line n^{1/4}."""
     figure, axes = new_figure(1, 1, 6.2, 4.4)
-    ax = axes[0]
+    norm_panel(axes[0], rows, summary, settings.head)
+    return figure
+
+
+def norm_panel(ax: Axes, rows: Sequence[Row], summary: Mapping[str, float], head: str) -> None:
+    """The same in a panel: rows with ``class``, ``n`` and ``norm``, and what :func:`norms.compare` says of them."""
     seen = [row for row in rows if row["n"] and row["norm"]]
     sizes, norms = (np.array([row[name] for row in seen], dtype=float) for name in ("n", "norm"))
     centre, level = np.exp(np.log(sizes).mean()), np.exp(np.log(norms).mean())
@@ -147,11 +152,10 @@ def psi_figure(settings: Norms, rows: Sequence[Row], summary: dict[str, float]) 
     ax.loglog(line, level * (line / centre) ** summary["theory"], "k--", linewidth=1.2, label="closed form: n^0.25")
     fit = f"fit: n^{summary['exponent']:.2f}, ρ = {summary['spearman']:+.2f}"
     ax.loglog(line, level * (line / centre) ** summary["exponent"], color=COLOURS[1], linewidth=1.2, label=fit)
-    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {settings.head}")
+    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {head}", markersize=6 if len(seen) <= 50 else 3)
     for row in seen if len(seen) <= 20 else []:
         ax.annotate(str(row["class"]), (row["n"], row["norm"]), xytext=(4, 4), textcoords="offset points", fontsize=8)
     ax.set_xlabel("training images of the class over all clients, n", fontsize=9)
-    ax.set_ylabel(f"norm of the class's row of {settings.head}", fontsize=9)
+    ax.set_ylabel(f"norm of the class's row of {head}", fontsize=9)
     plain_ticks(ax, (1, 1.2, 1.5, 2, 3, 5, 7))
     ax.legend(fontsize=8)
-    return figure

@@ -55,11 +55,11 @@ class Output:
         """Write JSON; a number that is not finite becomes null."""
         (self.path / name).write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
-    def figure(self, name: str, figure: Figure) -> None:
-        """Write a PNG of 64 colours, which takes a third of the space."""
+    def figure(self, name: str, figure: Figure, colours: int = 64) -> None:
+        """Write a PNG of so many colours, at most 256; 64 take a third of the space of all."""
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=100)
-        Image.open(buffer).convert("RGB").quantize(64).save(self.path / name, optimize=True)
+        Image.open(buffer).convert("RGB").quantize(colours).save(self.path / name, optimize=True)
 
 
 def require_matplotlib() -> None:

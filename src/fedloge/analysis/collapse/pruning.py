@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fedloge.analysis.collapse.streaming import ClassMeanMetric, kept_classifier
@@ -37,6 +38,25 @@ def pruning_curve(
     Raises:
         ConfigError: For input that does not fit together, a class without features, or a ratio outside [0, 1].
     """
+    hits = pruned_hits(features, labels, weight, bias, ratios, dominant_first=dominant_first, absolute=absolute)
+    return (hits.sum(1) / len(labels)).tolist()
+
+
+def pruned_hits(
+    features: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    ratios: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    *,
+    dominant_first: bool = False,
+    absolute: bool = False,
+) -> Tensor:
+    """What :func:`pruning_curve` counts: right predictions at every ratio for every class, float64 [ratios, C].
+
+    Raises:
+        ConfigError: As :func:`pruning_curve`.
+    """
     if any(not 0 <= ratio <= 1 for ratio in ratios):
         raise ConfigError("ratios", list(ratios), "must lie in [0, 1]", "1 prunes everything.")
     metric = ClassMeanMetric(len(weight), features.shape[1])
@@ -46,10 +66,12 @@ def pruning_curve(
         problem = f"leave {len(weight) - means.num_classes} class(es) empty"
         raise ConfigError("labels", f"{len(labels)} samples", problem, "Every class needs a mean to rank by.")
     weight, bias = kept_classifier(means, weight, bias)
-    rank = (means.means.abs() if absolute else means.means).argsort(dim=1, descending=dominant_first)
-    curve = []
+    ranked = means.means.abs() if absolute else means.means
+    order = ranked.argsort(dim=1, descending=dominant_first, stable=True)
+    features = features.double()
+    rows = []
     for ratio in ratios:
-        pruned = weight.scatter(1, rank[:, : round(ratio * weight.shape[1])], 0.0)
-        predictions = (features.double() @ pruned.T + bias).argmax(1)
-        curve.append(float((predictions == labels).double().mean()))
-    return curve
+        pruned = weight.scatter(1, order[:, : round(ratio * weight.shape[1])], 0.0)
+        right = (features @ pruned.T + bias).argmax(1) == labels
+        rows.append(torch.bincount(labels[right], minlength=len(weight)))
+    return torch.stack(rows).double()
