@@ -75,7 +75,7 @@ def test_ours_stand_beside_the_paper(done):
     assert float(row["std"]) == pytest.approx(deviation, rel=1e-4)
     text = (folder / "out/tiny/mine/study.md").read_text()
     assert f"| FedAvg | {100 * mean:.1f} ± {100 * deviation:.1f} (12.34) |" in text
-    assert "**Not the paper's setting.** Scale `tiny`: a test." in text
+    assert "**Not the paper's setting**, which is somewhere else. Scale `tiny`: a test. In parentheses" in text
     assert "Not at this scale: full only." in text
 
 
@@ -223,9 +223,10 @@ def test_a_curve_is_drawn(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["table3", "table7", "table10", "fig5", "table6"])
+@pytest.mark.parametrize("name", ["table3", "table7", "table10", "fig5", "table6", "fig1", "fig3", "fig6", "fig7"])
 def test_tiny_studies_run(name, tmp_path_factory, capsys):
     folder = tmp_path_factory.getbasetemp() / "tiny_studies"  # they share runs
     assert main(["study", str(ROOT / f"configs/studies/{name}.yaml"), "--output_dir", str(folder), "--jobs=2"]) == 0
     assert "Not the paper's setting" in capsys.readouterr().out
     assert "failed" not in (folder / "tiny" / name / "study.md").read_text()
+    assert (folder / "tiny" / name / "study.png").is_file() == name.startswith("fig")

@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from rich import box
 from rich.table import Table
 from torchmetrics.functional import spearman_corrcoef
 
+from fedloge.analysis.analyze import RESULT, analyze_run
+from fedloge.analysis.figures import FIGURES
+from fedloge.analysis.text import headline
 from fedloge.cells import Cell
 from fedloge.checkpoint import RunFolder
 from fedloge.errors import ConfigError
-from fedloge.etf import Geometry, sse_c
+from fedloge.etf import sse_c
 from fedloge.report.comparison import COLUMNS, column_values, read_summary
 from fedloge.report.tables import PRIVILEGES
 from fedloge.study import Entry, Study
@@ -39,7 +42,13 @@ GEOMETRY = {"norm": "norm_mean", "norm var": "norm_var", "angle": "angle_mean", 
 
 FIRST = "first round"
 """The first evaluated round whose generic model reaches the study's accuracy ``reach``."""
-MEASURES = (*SUMMARIES, *TRAINED, *GEOMETRY, FIRST)
+
+PRUNED = ("accuracy", "½ smallest pruned", "½ largest pruned")
+DIAGNOSTICS = ("ρ(m, v)", "ρ(m, v/m²)", "ρ shuffled", "Σv/Σm²", *PRUNED, "NC1 test", "CDNV test")
+"""Measures of ``fedloge analyze``, by their names in ``fedloge.analysis.text.headline``."""
+MEASURES = (*SUMMARIES, *TRAINED, *GEOMETRY, FIRST, *DIAGNOSTICS)
+
+PERCENT = (*SUMMARIES, *TRAINED, *PRUNED)
 
 
 @dataclass(frozen=True)
@@ -78,20 +87,32 @@ def study_values(study: Study) -> list[Value]:
 
 
 def _ours(study: Study, entry: Entry, measure: str) -> list[float]:
-    if measure in GEOMETRY:
-        return [getattr(_geometry(study, entry), GEOMETRY[measure])]
     done = [cell for cell in entry.cells if cell.done]
     if measure == FIRST:
         return [number for cell in done if (number := _first_round(cell, study.reach)) is not None]
+    if measure in GEOMETRY:
+        frames = [analysis(cell)["frames"]["sse"] for cell in done] if entry.cells else [_frame(study, entry)]
+        return column_values(frames, [GEOMETRY[measure]])
+    if measure in DIAGNOSTICS:
+        return column_values([headline(entry.row, analysis(cell)) for cell in done], [measure])
     summaries = [read_summary(cell) for cell in done]
     if measure in TRAINED:
         return column_values([summary["before_realignment"] or summary for summary in summaries], TRAINED[measure])
     return column_values(summaries, SUMMARIES[measure])
 
 
-def _geometry(study: Study, entry: Entry) -> Geometry:
+def analysis(cell: Cell) -> dict[str, Any]:
+    """``fedloge analyze`` of a run that is done, made where it is not there yet."""
+    path = cell.run / "analysis" / RESULT
+    if not path.is_file():
+        return analyze_run(cell.run)
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def _frame(study: Study, entry: Entry) -> dict[str, float]:
     classes, dim = study.shape["num_classes"], study.shape["dim"]
-    return sse_c(classes, dim, **entry.options, generator=torch.Generator().manual_seed(0)).geometry
+    return asdict(sse_c(classes, dim, **entry.options, generator=torch.Generator().manual_seed(0)).geometry)
 
 
 def _first_round(cell: Cell, reach: float | None) -> int | None:
@@ -127,11 +148,11 @@ def study_markdown(study: Study, values: Sequence[Value]) -> str:
 def banner(study: Study) -> str:
     """What was run; at every scale but the full one, that it is not the paper's setting."""
     if study.scale == "full":
-        return f"The paper's setting: {study.paper}. In parentheses: what the paper prints."
-    return (
-        f"**Not the paper's setting.** Scale `{study.scale}`: {study.about}. "
-        f"In parentheses: what the paper prints for {study.paper}."
-    )
+        told = f"The paper's setting: {study.paper}."
+    else:
+        told = f"**Not the paper's setting**, which is {study.paper}. Scale `{study.scale}`: {study.about}."
+    printed = any(entry.printed for entry in study.entries)
+    return f"{told} In parentheses: what the paper prints." if printed else told
 
 
 def study_lines(study: Study, values: Sequence[Value]) -> list[list[str]]:
@@ -167,7 +188,7 @@ def study_notes(study: Study, values: Sequence[Value]) -> list[str]:
         rounds = " or ".join(str(number) for number in sorted({summary["rounds"] for summary in done}))
         seeds = ", ".join(str(seed) for seed in dict.fromkeys(cell.seed for cell in cells))
         notes.append(
-            f"Ours: percent, after the last of {rounds} rounds, the same for all rows; no class masked; mean ± "
+            f"Accuracies in percent, after the last of {rounds} rounds, the same for all rows; no class masked; mean ± "
             f"standard deviation over seeds {seeds}. –: the method has no such model, or the accuracy was not reached."
         )
         partitions = sorted({summary["partition_sha256"][:12] for summary in done})
@@ -214,11 +235,21 @@ def _agreement(values: Sequence[Value]) -> list[str]:
 
 def _picture(study: Study, values: Sequence[Value]) -> bytes | None:
     if study.kind == "curve":
-        return curve_figure(study, values)
-    return None
+        return _png(curve_figure(study, values))
+    if study.kind not in FIGURES:
+        return None
+    shown = {entry.row: analysis(entry.cells[0]) for entry in study.entries if entry.cells[0].done}
+    figure = FIGURES[study.kind](shown) if shown else None
+    return None if figure is None else _png(figure)
 
 
-def curve_figure(study: Study, values: Sequence[Value]) -> bytes:
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def curve_figure(study: Study, values: Sequence[Value]) -> Any:
     """Ours over the number that the rows stand for, one panel per measure; the paper's, where printed, as crosses."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -242,9 +273,7 @@ def curve_figure(study: Study, values: Sequence[Value]) -> bytes:
         axes.set_title(f"{measure} (%)", fontsize=10)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    return buffer.getvalue()
+    return figure
 
 
 def _write_csv(path: Path, values: Sequence[Value]) -> None:
@@ -263,14 +292,12 @@ def _write_csv(path: Path, values: Sequence[Value]) -> None:
 
 def _shown(measure: str, ours: Sequence[float]) -> str:
     mean = statistics.fmean(ours)
-    if measure in GEOMETRY:
-        return f"{mean:.3g}" if "var" in measure else f"{mean:.3f}"
-    scale = 1 if measure == FIRST else 100
-    text = f"{scale * mean:.1f}"
-    return text if len(ours) == 1 else f"{text} ± {scale * statistics.stdev(ours):.1f}"
+    if measure.endswith("var"):
+        return f"{mean:.2e}"
+    scale, digits = (100, 1) if measure in PERCENT else (1, 1 if measure == FIRST else 3)
+    own = f"{scale * mean:.{digits}f}"
+    return own if len(ours) == 1 else f"{own} ± {scale * statistics.stdev(ours):.{digits}f}"
 
 
 def _exact(measure: str, printed: float) -> str:
-    if measure in GEOMETRY or measure == FIRST:
-        return f"{printed:g}"
-    return f"{100 * printed:.2f}"
+    return f"{100 * printed:.2f}" if measure in PERCENT else f"{printed:g}"
