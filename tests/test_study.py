@@ -191,8 +191,8 @@ def test_bad_studies_are_told(tmp_path, changes, message):
 
 
 def test_bad_measures_are_told(done, tmp_path):
-    with pytest.raises(ConfigError, match="measures='accuracy' is not known"):
-        study_values(load_study(written(tmp_path, measures=["accuracy"])))
+    with pytest.raises(ConfigError, match="measures='precision' is not known"):
+        study_values(load_study(written(tmp_path, measures=["precision"])))
     folder, _ = done
     with pytest.raises(ConfigError, match="reach=None is missing"):
         study_values(load_study(written(folder, reach={}), output_dir=folder / "out"))
