@@ -102,11 +102,12 @@ def draw_boxes(n: int, generator: torch.Generator) -> Tensor:
 def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Crops of square uint8 images [n, channels, H, H], scaled bilinearly to ``size`` pixels.
 
-    In whole numbers: a pixel does not depend on the device or on the other images of the batch.
+    In whole numbers: a pixel does not depend on the device or on the other images of the batch. Without antialiasing,
+    which matters only where ``size`` is much below H.
     """
     height, width, top, left = boxes.to(images.device)
     scaled = _sampled(_sampled(images.int(), top, height, size), left, width, size)
-    return ((scaled + STEPS**2 // 2) // STEPS**2).to(torch.uint8)
+    return ((scaled + STEPS**2 // 2) // STEPS**2).to(torch.uint8).contiguous()
 
 
 def _sampled(images: Tensor, start: Tensor, extent: Tensor, size: int) -> Tensor:
@@ -126,7 +127,7 @@ def _sampled(images: Tensor, start: Tensor, extent: Tensor, size: int) -> Tensor
 def centre(images: Tensor, size: int) -> Tensor:
     """The square of ``size`` pixels in the middle of images [n, channels, H, H]."""
     margin = (images.shape[3] - size) // 2
-    return images if margin == 0 else images[:, :, margin : margin + size, margin : margin + size]
+    return images if images.shape[3] == size else images[:, :, margin : margin + size, margin : margin + size]
 
 
 def draw_mirrored(n: int, generator: torch.Generator) -> Tensor:

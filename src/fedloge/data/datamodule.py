@@ -220,7 +220,8 @@ class FederatedDataModule(LightningDataModule):
 
     def _serving(self, batch_size: int, device: torch.device | None) -> Serving:
         source = self.source
-        return Serving(batch_size, self.augment, source.mean, source.std, device, source.image_size)
+        size = source.image_size if source.stored_size else None
+        return Serving(batch_size, self.augment, source.mean, source.std, device, size)
 
     def _load(self) -> Dataset:
         dataset = self.source.load()

@@ -249,4 +249,5 @@ def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
 
 def _few(values: Iterable[object]) -> str:
     every = list(map(str, values))
-    return ", ".join(every[:SHOWN]) + (", …" if len(every) > SHOWN else "")
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more

@@ -12,8 +12,8 @@ class INaturalist(ImageLists):
 
     As published, 120,300 training images of 1,203 classes by 9,275 users, and 35,641 test images. The FedLoGe paper
     writes "iNaturalist-User-160k", 160k examples of 1023 classes; no such list is known to us, and this one, of 155,941
-    images in all, is the nearest. It is long-tailed as it is: take ``imbalance_factor: null``. ``scheme: natural`` makes
-    its users the clients, or deals them to fewer clients; the paper splits it by Dirichlet.
+    images in all, is the nearest. It is long-tailed as it is: take ``imbalance_factor: null``. The paper splits it by
+    Dirichlet; ``scheme: natural`` makes its users the clients, or deals them to fewer clients.
 
     Args:
         root: Folder that holds the images, ``<image_id>.jpg``, at any depth.

@@ -30,9 +30,9 @@ from fedloge.errors import ConfigError, DataError
 class ImageLists(Source):
     """Images below a folder that a training and a test list name, with their classes and, where it is known, users.
 
-    A list has lines ``path label`` or ``path label user``, or is a ``.csv`` with the columns ``image_id``, ``class`` and,
-    where users are known, ``user_id``; an image is then ``<image_id>.jpg``. What is not at its path is looked for by name
-    below the first folder of the path. Labels run from 0; every class needs a training image.
+    A list has lines ``path label`` or ``path label user``, or is a ``.csv`` with columns ``image_id``, ``class`` and,
+    where users are known, ``user_id``; an image is then ``<image_id>.jpg``. What is not at its path is looked for by
+    name below the first folder of the path. Labels run from 0; every class needs a training image.
 
     Images are scaled by their shorter side to ``stored_size`` and cropped to the square at the centre. Training with
     ``augment: resized_crop_flip`` takes random parts of the square, testing its centre of ``image_size``. For testing
