@@ -8,8 +8,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from fedloge.data import FederatedDataModule, ImageLists, ImageNetLT, INaturalist
+from fedloge.data.augment import normalise
 from fedloge.errors import ConfigError, DataError
 from fedloge.evaluation.shots import shots
+from fedloge.use.images import open_images
 from image_trees import COUNTS, imagenet_lt, inaturalist, write_image
 
 SMALL = {"num_classes": 5, "image_size": 7, "stored_size": 8}
@@ -143,6 +145,14 @@ def test_test_images_are_those_of_the_usual_recipe(imagenet, tmp_path, size):
     recipe = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.PILToTensor()])
     assert found.shape == (3, 224, 224)
     assert float((255 * found - recipe(Image.open(place)).float()).abs().max()) < 3
+
+
+def test_images_of_a_user_are_prepared_as_the_test_images(imagenet):
+    source = ImageNetLT(str(imagenet), **SMALL)
+    data = FederatedDataModule(source, num_clients=2, imbalance_factor=None, eval_batch_size=20)
+    data.setup()
+    opened = open_images([imagenet / path for path in source.test.paths], source).gather(torch.arange(20))
+    assert torch.equal(normalise(opened, source.mean, source.std), next(iter(data.test_batches()))[0])
 
 
 def test_training_crops_and_testing_takes_the_centre(imagenet):

@@ -108,7 +108,8 @@ class ImageLists(Source):
         check_every_class(train, num_classes)
         check_apart(train, test)
         kept = np.arange(num_classes) if classes is None else classes_across(train.counts(num_classes), classes)
-        self.class_names = [class_names(train, num_classes)[c] for c in kept]
+        names = class_names(train, num_classes)
+        self.class_names = [names[c] for c in kept]
         self.train, self.test = (subset(images, kept, per_class) for images in (train, test))
         parts = {"classes": classes, "images per class": per_class}
         notes = [f"{number} {what}" for what, number in parts.items() if number is not None]
