@@ -195,6 +195,7 @@ def test_subset(imagenet):
     source = ImageNetLT(str(imagenet), classes=3, per_class=6, **SMALL)
     dataset = source.load()
     assert source.name == "ImageNet-LT (3 classes, at most 6 images per class)"
+    assert ImageNetLT(str(imagenet), per_class=6, **SMALL).name == "ImageNet-LT (at most 6 images per class)"
     assert source.class_names == ["n01440764", "n01440798", "n01440832"]
     assert torch.bincount(dataset.train_labels).tolist() == [6, 2, 1]
     assert torch.bincount(dataset.test_labels).tolist() == [4, 4, 4]

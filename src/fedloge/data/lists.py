@@ -66,16 +66,18 @@ def read_list(file: Path) -> ImageList:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"list {str(file)!r} cannot be read: {error}.") from error
-    rows = list(_csv_rows(file, text) if file.suffix.lower() == ".csv" else _text_rows(file, text))
+    try:
+        rows = list(_csv_rows(file, text) if file.suffix.lower() == ".csv" else _text_rows(file, text))
+    except csv.Error as error:
+        raise DataError(f"list {str(file)!r} is not a table: {error}.") from error
     if not rows:
         raise DataError(f"list {str(file)!r} names no image.")
     _check_unique(file, rows)
     lines, paths, labels, names = zip(*rows, strict=True)
-    users = None
-    if names[0] is not None:
-        if None in names:
-            raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but line {lines[0]} has one.")
-        users = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    known = [name for name in names if name is not None]
+    if 0 < len(known) < len(names):
+        raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but {len(known)} other line(s) have one.")
+    users = np.unique(known, return_inverse=True)[1].astype(np.int64) if known else None
     return ImageList(file, np.array(lines), paths, np.array([int(label) for label in labels], dtype=np.int64), users)
 
 

@@ -85,17 +85,13 @@ class ImageLists(Source):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        least = {
-            "num_classes": (num_classes, 2),
-            "image_size": (image_size, 1),
-            "stored_size": (stored_size, image_size),
-            "classes": (classes, 2),
-            "per_class": (per_class, 1),
-            "num_workers": (num_workers, 1),
-        }
-        for option, (value, smallest) in least.items():
-            check_least(f"data.source.{option}", smallest if value is None else value, smallest)
+        check_least("data.source.num_classes", num_classes, 2)
+        check_least("data.source.image_size", image_size, 1)
+        check_least("data.source.num_workers", num_workers, 1)
         check_choice("data.source.in_memory", in_memory, get_args(InMemory))
+        check_least("data.source.stored_size", stored_size, image_size)
+        check_least("data.source.per_class", per_class, 1)
+        check_least("data.source.classes", classes, 2)
         if classes is not None and classes > num_classes:
             raise ConfigError("data.source.classes", classes, f"is more than num_classes={num_classes}", "Take fewer.")
         self.root = Path(root)
@@ -107,13 +103,13 @@ class ImageLists(Source):
         train, test = (self._read(folder / name, num_classes) for name in (train_list, test_list))
         check_every_class(train, num_classes)
         check_apart(train, test)
-        kept = np.arange(num_classes) if classes is None else classes_across(train.counts(num_classes), classes)
         names = class_names(train, num_classes)
-        self.class_names = [names[c] for c in kept]
+        kept = np.arange(num_classes) if classes is None else classes_across(train.counts(num_classes), classes)
         self.train, self.test = (subset(images, kept, per_class) for images in (train, test))
-        parts = {"classes": classes, "images per class": per_class}
-        notes = [f"{number} {what}" for what, number in parts.items() if number is not None]
-        self.name = (self.title or self.root.name) + (f" ({', at most '.join(notes)})" if notes else "")
+        self.class_names = [names[c] for c in kept]
+        notes = [] if classes is None else [f"{classes} classes"]
+        notes += [] if per_class is None else [f"at most {per_class} images per class"]
+        self.name = (self.title or self.root.name) + (f" ({', '.join(notes)})" if notes else "")
 
     def load(self) -> Dataset:
         """Find the images, and decode them if they fit in memory.
