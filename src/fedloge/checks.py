@@ -19,13 +19,13 @@ def check_choice(argument: str, value: Any, choices: Sequence[Any]) -> None:
         raise ConfigError(argument, value, "is unknown", f"Choose one of {', '.join(map(str, choices))}.")
 
 
-def check_least(argument: str, value: int, least: int) -> None:
-    """Refuse a number that is too small.
+def check_least(argument: str, value: int | None, least: int) -> None:
+    """Refuse a number that is too small; None, where it is allowed, stands for another option.
 
     Raises:
         ConfigError: Naming the least.
     """
-    if value < least:
+    if value is not None and value < least:
         raise ConfigError(argument, value, f"must be at least {least}", "Choose a larger whole number.")
 
 

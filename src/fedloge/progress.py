@@ -44,7 +44,7 @@ class RunProgress(FederatedCallback):
         data, method, cost = trainer.data, trainer.method, trainer.cost
         self.console.print(
             f"[bold]{type(method).__name__}[/] on {data.source.name}: {data.num_clients} clients, "
-            f"{int(sum(data.class_counts)):,} training images, IF {data.imbalance_factor:g} (max/min), "
+            f"{int(sum(data.class_counts)):,} training images, IF {data.partition.imbalance_factor:g} (max/min), "
             f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
         )
         self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.first_round)}[/]", highlight=False)

@@ -105,6 +105,38 @@ def test_a_class_without_test_images_is_left_out_of_local_tests():
     assert len(partition.test[0]) == 10
 
 
+def test_natural_clients_are_the_users():
+    train, users = np.repeat([0, 1], [7, 5]), np.array([3, 3, 9, 9, 9, 4, 4, 4, 4, 9, 3, 4])
+    partition = split(train, train, scheme="natural", num_clients=3, users=users)
+    assert sorted(sorted(own.tolist()) for own in partition.train) == [[0, 1, 10], [2, 3, 4, 9], [5, 6, 7, 8, 11]]
+    assert partition.train_counts.sum(0).tolist() == [7, 5]
+
+
+def test_users_are_dealt_to_fewer_clients_by_the_seed():
+    rng = np.random.default_rng(0)
+    users, train = rng.integers(0, 50, 600) * 7, rng.integers(0, 3, 600)
+    first, again, other = (split(train, train, scheme="natural", num_clients=8, users=users, seed=s) for s in (1, 1, 2))
+    held = [np.unique(users[own]) for own in first.train]
+    assert sorted(np.concatenate(held).tolist()) == np.unique(users).tolist()  # nobody is divided
+    assert {len(own) for own in held} == {6, 7}
+    assert first.sha256 == again.sha256 != other.sha256
+
+
+def test_natural_clients_need_users_and_enough_of_them():
+    train = np.repeat([0, 1], 10)
+    with pytest.raises(ConfigError, match=r"data\.scheme='natural' needs to know whose"):
+        split(train, train, scheme="natural", num_clients=2)
+    with pytest.raises(ConfigError, match=r"data\.num_clients=3 is more than the 2 users"):
+        split(train, train, scheme="natural", num_clients=3, users=train)
+
+
+def test_alpha_belongs_to_dirichlet_alone():
+    train = np.repeat([0, 1], 10)
+    schemes = ("dirichlet", "dirichlet_paper", "iid", "natural")
+    known = [split(train, train, scheme=scheme, num_clients=2, alpha=5.0, users=train).has_alpha for scheme in schemes]
+    assert known == [True, True, False, False]
+
+
 def test_saved_and_loaded(tmp_path):
     partition = published(50, 1.0)
     partition.save(tmp_path / "p.json")

@@ -29,10 +29,13 @@ def test_cifar_stem_keeps_the_resolution():
 
 
 def test_published_sizes():
-    """ResNet-20 has 0.27 M parameters (He et al., table 6), ResNet-18 with the CIFAR stem 11.17 M without its head."""
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (CifarResNet(20), ResNet(18))]
+    """ResNet-20 has 0.27 M parameters (He et al., table 6), ResNet-18 with the CIFAR stem 11.17 M without its head,
+    ResNet-50 25,557,032 with ImageNet's head of 1000 · 2048 + 1000 (torchvision)."""
+    nets = CifarResNet(20), ResNet(18), ResNet(50, stem="imagenet")
+    sizes = [sum(p.numel() for p in net.parameters()) for net in nets]
     assert sizes[0] == pytest.approx(0.27e6, rel=0.02)
     assert sizes[1] == 11_168_832
+    assert sizes[2] == 25_557_032 - 2_049_000
 
 
 def test_a_fixed_head_has_no_parameters():

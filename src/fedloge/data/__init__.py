@@ -2,7 +2,17 @@
 
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
-from fedloge.data.sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Source
+from fedloge.data.sources import (
+    CIFAR10,
+    CIFAR100,
+    Arrays,
+    Digits,
+    ImageFolder,
+    ImageLists,
+    ImageNetLT,
+    INaturalist,
+    Source,
+)
 
 __all__ = [
     "CIFAR10",
@@ -10,7 +20,10 @@ __all__ = [
     "Arrays",
     "Digits",
     "FederatedDataModule",
+    "INaturalist",
     "ImageFolder",
+    "ImageLists",
+    "ImageNetLT",
     "Partition",
     "Source",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedloge.checks import check_choice, check_least, check_not_negative
 from fedloge.data.augment import Augment
 from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
-from fedloge.data.longtail import Profile, long_tail, max_over_min
+from fedloge.data.longtail import Profile, found_factor, long_tail, max_over_min
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition
 from fedloge.data.sources.base import Dataset, Source
 from fedloge.errors import ConfigError, DataError
@@ -30,12 +30,15 @@ class FederatedDataModule(LightningDataModule):
         source: Where the images come from.
         num_clients: K.
         alpha: Concentration α of the Dirichlet split; small values give clients few classes.
-        imbalance_factor: IF of the long tail, as max/min (100) or min/max (0.01); 1 leaves the classes as they are.
+        imbalance_factor: IF of the long tail, as max/min (100) or min/max (0.01). None leaves the classes as they are,
+            which is right for a dataset that is long-tailed by nature; the factor found is recorded.
         profile: ``exponential`` or ``step`` tail.
-        scheme: ``dirichlet``, ``dirichlet_paper`` (the published splits, exactly) or ``iid``.
-        min_samples: Training images that every client gets at least.
+        scheme: ``dirichlet``, ``dirichlet_paper`` (the published splits, exactly), ``iid``, or ``natural``, which
+            deals the source's users to the clients at random, as many to each; with as many clients, one each.
+        min_samples: Training images that every client gets at least (not with ``dirichlet_paper`` or ``natural``).
         batch_size: Of local training; the last, shorter batch of an epoch is kept.
-        augment: ``none``, ``crop`` or ``crop_flip`` (padding 4) for training images.
+        augment: Of training images: ``none``, ``crop`` or ``crop_flip`` (padding 4), or ``resized_crop_flip``, which
+            scales a random part of 8 % to 100 % of the image to its size, the usual recipe for ImageNet.
         seed: Of the split; the run's own seed does not change it.
         auxiliary: Training images per class that the server gets for itself (fewer where a class has fewer), for
             methods that need such a set; privileged knowledge, 0 by default.
@@ -51,7 +54,7 @@ class FederatedDataModule(LightningDataModule):
         source: Source,
         num_clients: int = 40,
         alpha: float = 0.5,
-        imbalance_factor: float = 100.0,
+        imbalance_factor: float | None = 100.0,
         profile: Profile = "exponential",
         scheme: Scheme = "dirichlet",
         min_samples: int = 2,
@@ -72,7 +75,7 @@ class FederatedDataModule(LightningDataModule):
         if not 0 <= seed < 2**32:
             raise ConfigError("data.seed", seed, "must lie in [0, 2**32)", "The published splits have 3407.")
         self.source, self.num_clients, self.alpha = source, num_clients, alpha
-        self.imbalance_factor = max_over_min(imbalance_factor)
+        self.imbalance_factor = None if imbalance_factor is None else max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment, self.seed, self.auxiliary, self.partition_file = augment, seed, auxiliary, partition_file
@@ -216,7 +219,9 @@ class FederatedDataModule(LightningDataModule):
         return InOrder(self.dataset.train, self.dataset.train_labels, indices, serving)
 
     def _serving(self, batch_size: int, device: torch.device | None) -> Serving:
-        return Serving(batch_size, self.augment, self.source.mean, self.source.std, device)
+        source = self.source
+        size = source.image_size if source.stored_size else None
+        return Serving(batch_size, self.augment, source.mean, source.std, device, size)
 
     def _load(self) -> Dataset:
         dataset = self.source.load()
@@ -229,6 +234,7 @@ class FederatedDataModule(LightningDataModule):
         train_labels, test_labels = self.dataset.train_labels.numpy(), self.test_labels.numpy()
         shuffle = PAPER_SHUFFLE_SEED if self.scheme == "dirichlet_paper" else self.seed
         kept = long_tail(train_labels, self.num_classes, self.imbalance_factor, self.profile, shuffle)
+        users = self.dataset.train_users
         return make_partition(
             train_labels,
             kept,
@@ -237,9 +243,10 @@ class FederatedDataModule(LightningDataModule):
             scheme=self.scheme,
             num_clients=self.num_clients,
             alpha=self.alpha,
-            imbalance_factor=self.imbalance_factor,
+            imbalance_factor=self.imbalance_factor or found_factor(train_labels),
             min_samples=self.min_samples,
             seed=self.seed,
+            users=None if users is None else users.numpy(),
         )
 
     def _load_partition(self) -> Partition:

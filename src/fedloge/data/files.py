@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Iterable
 from io import BytesIO
@@ -46,7 +47,8 @@ class FolderFiles:
 
     def names(self, path: str) -> list[str]:
         """Names of the files in a folder, sorted."""
-        return _visible(entry.name for entry in (self.root / path).iterdir() if entry.is_file())
+        with os.scandir(self.root / path) as entries:
+            return _visible(entry.name for entry in entries if entry.is_file())
 
     def open(self, path: str) -> IO[bytes]:
         """A file for reading."""

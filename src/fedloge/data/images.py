@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fedloge.data.cache import PixelCache
 from fedloge.data.files import Files
 from fedloge.errors import DataError
+
+InMemory = Literal["auto", "always", "never"]
+IN_MEMORY_LIMIT = 4 * 2**30
+"""Bytes of decoded images below which ``auto`` keeps them in memory."""
 
 
 class Images(Protocol):
@@ -57,14 +62,27 @@ class FileImages:
     Args:
         files: Where the files are.
         paths: The images, relative to the files' root.
-        size: Height and width; a larger image is scaled by its shorter side and cropped at the centre.
+        size: Height and width; other images are scaled by their shorter side and cropped at the centre.
         channels: 1 (grey) or 3 (RGB).
         num_workers: Threads.
+        shorter_side: To scale to; None takes ``size``, a larger number leaves a margin that is cut off.
+        cache: Where decoded images are kept.
     """
 
-    def __init__(self, files: Files, paths: Sequence[str], size: int, channels: int, num_workers: int) -> None:
+    def __init__(
+        self,
+        files: Files,
+        paths: Sequence[str],
+        size: int,
+        channels: int,
+        num_workers: int,
+        *,
+        shorter_side: int | None = None,
+        cache: PixelCache | None = None,
+    ) -> None:
         self.files, self.paths, self.size, self.channels = files, list(paths), size, channels
-        self.num_workers = num_workers
+        self.num_workers, self.shorter_side, self.cache = num_workers, shorter_side or size, cache
+        self._root = files.root.resolve()
         self._pool: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
@@ -92,13 +110,15 @@ class FileImages:
         for batch in started:
             yield self._collect(*batch)
 
-    def in_memory(self) -> TensorImages:
-        """All of them, decoded."""
-        return TensorImages(self.gather(torch.arange(len(self))))
+    def kept(self, in_memory: InMemory) -> Images:
+        """All of them decoded, or these: with ``auto``, decoded where that takes less than 4 GiB."""
+        fits = len(self) * self.channels * self.size**2 < IN_MEMORY_LIMIT
+        decode = in_memory == "always" or (in_memory == "auto" and fits)
+        return TensorImages(self.gather(torch.arange(len(self)))) if decode else self
 
     def _start(self, indices: Tensor) -> Iterator[Tensor]:
         self._pool = self._pool or ThreadPoolExecutor(self.num_workers)
-        return self._pool.map(self._decode, indices.tolist())
+        return self._pool.map(self._read, indices.tolist())
 
     def _collect(self, indices: Tensor, decoded: Iterator[Tensor]) -> Tensor:
         images = torch.empty(len(indices), self.channels, self.size, self.size, dtype=torch.uint8)
@@ -106,16 +126,25 @@ class FileImages:
             image.copy_(pixels)
         return images
 
-    def _decode(self, index: int) -> Tensor:
+    def _read(self, index: int) -> Tensor:
         path = self.paths[index]
+        if self.cache is None:
+            return self._decode(path)
+        name = f"{self._root}/{path} {self.shorter_side} {self.size}"
+        return self.cache.get(name, (self.channels, self.size, self.size), lambda: self._decode(path))
+
+    def _decode(self, path: str) -> Tensor:
+        side = self.shorter_side
         try:
             with self.files.open(path) as file, Image.open(file) as image:
                 square: Image.Image = image.convert("L" if self.channels == 1 else "RGB")
-                if square.size != (self.size, self.size):
-                    square = ImageOps.fit(square, (self.size, self.size), Image.Resampling.BILINEAR)
+                if square.size != (side, side):
+                    square = ImageOps.fit(square, (side, side), Image.Resampling.BILINEAR)
                 pixels = np.array(square, dtype=np.uint8)
         except Exception as error:  # Pillow's decoders raise almost any type on a damaged file
             raise DataError(
                 f"{str(self.files.root / path)!r} is not an image that Pillow can read: {error}. Remove or replace it."
             ) from error
-        return torch.from_numpy(pixels).view(self.size, self.size, self.channels).permute(2, 0, 1)
+        margin = (side - self.size) // 2
+        whole = torch.from_numpy(pixels).view(side, side, self.channels).permute(2, 0, 1)
+        return whole[:, margin : margin + self.size, margin : margin + self.size]

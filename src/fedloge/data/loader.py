@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import Augment, Draws, augment, draw, normalise
+from fedloge.data.augment import Augment, Draws, augment, centre, draw, normalise
 from fedloge.data.images import Images, gather_batches
 from fedloge.seeding import Stream, generator
 
@@ -34,13 +34,23 @@ class Draw:
 
 @dataclass(frozen=True)
 class Serving:
-    """How batches are served: their size, augmentation, normalisation, and the device (None: the CPU)."""
+    """How batches are served.
+
+    Args:
+        batch_size: Images of a batch.
+        augment: Of training images.
+        mean: Per channel, of images scaled to [0, 1].
+        std: Likewise.
+        device: Where to; None is the CPU.
+        image_size: Height and width of what is served, the centre or a crop of larger images; None: the images' own.
+    """
 
     batch_size: int
     augment: Augment
     mean: Sequence[float]
     std: Sequence[float]
     device: torch.device | None = None
+    image_size: int | None = None
 
 
 class BatchLoader:
@@ -66,7 +76,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         batches, draws = self.next_epoch()
         for batch, drawn, images in zip(batches, draws, gather_batches(self.images, batches), strict=True):
-            moved = augment(images.to(self.serving.device or "cpu"), drawn)
+            moved = augment(images.to(self.serving.device or "cpu"), drawn, self.serving.image_size)
             yield _finish(moved, self.labels[batch], self.serving)
 
     def next_epoch(self) -> tuple[Sequence[Tensor], Sequence[Draws]]:
@@ -97,7 +107,8 @@ class InOrder:
     def __iter__(self) -> Iterator[Batch]:
         batches = torch.split(self.indices, self.serving.batch_size)
         for batch, images in zip(batches, gather_batches(self.images, batches), strict=True):
-            yield _finish(images.to(self.serving.device or "cpu"), self.labels[batch], self.serving)
+            whole = centre(images, self.serving.image_size or images.shape[3])
+            yield _finish(whole.to(self.serving.device or "cpu"), self.labels[batch], self.serving)
 
 
 def _finish(images: Tensor, labels: Tensor, serving: Serving) -> Batch:

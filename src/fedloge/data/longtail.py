@@ -52,8 +52,14 @@ def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile
     return counts
 
 
-def long_tail(labels: Ints, num_classes: int, factor: float, profile: Profile, seed: int) -> Ints:
-    """Indices of the images that a long-tailed profile keeps, class by class.
+def found_factor(labels: Ints) -> float:
+    """IF of the images as they are, max/min over the classes that occur."""
+    counts = np.bincount(labels)
+    return float(counts.max() / counts[counts > 0].min())
+
+
+def long_tail(labels: Ints, num_classes: int, factor: float | None, profile: Profile, seed: int) -> Ints:
+    """Indices of the images that a long-tailed profile keeps, class by class; of all, in order, without a factor.
 
     n_max is the size of the largest class present; a class that has fewer images than its share keeps them all. Within
     a class the images are those that come first after a shuffle by ``seed``.
@@ -61,10 +67,12 @@ def long_tail(labels: Ints, num_classes: int, factor: float, profile: Profile, s
     Args:
         labels: Class of every image, int64 [n].
         num_classes: C.
-        factor: IF as max/min.
+        factor: IF as max/min; None keeps every image.
         profile: ``exponential`` or ``step``.
         seed: Of the shuffle; the published splits have 0.
     """
+    if factor is None:
+        return np.arange(len(labels))
     rng = np.random.RandomState(seed)
     members = [np.flatnonzero(labels == c) for c in range(num_classes)]
     counts = profile_counts(max(len(own) for own in members), num_classes, factor, profile)

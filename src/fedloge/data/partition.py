@@ -19,11 +19,12 @@ from fedloge.data.splits import (
     iid,
     local_test_counts,
     local_tests,
+    natural,
     repair,
 )
 from fedloge.errors import ConfigError, DataError
 
-Scheme = Literal["dirichlet", "dirichlet_paper", "iid"]
+Scheme = Literal["dirichlet", "dirichlet_paper", "iid", "natural"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ class Partition:
     test: tuple[Ints, ...]
     train_counts: Ints
     test_counts: Ints
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether α had a part in it."""
+        return self.scheme.startswith("dirichlet")
 
     @property
     def sha256(self) -> str:
@@ -145,6 +151,7 @@ def make_partition(
     imbalance_factor: float,
     min_samples: int,
     seed: int,
+    users: Ints | None = None,
 ) -> Partition:
     """Split the kept training images over clients and give each client its local test set.
 
@@ -153,16 +160,17 @@ def make_partition(
         kept: Indices of those that the long tail keeps.
         test_labels: Class of every test image.
         num_classes: C.
-        scheme: ``dirichlet``, ``dirichlet_paper`` or ``iid``.
+        scheme: ``dirichlet``, ``dirichlet_paper``, ``iid`` or ``natural``.
         num_clients: K.
         alpha: Concentration; small values give clients few classes.
         imbalance_factor: Recorded in the result.
-        min_samples: Images that every client gets at least (not with ``dirichlet_paper``).
+        min_samples: Images that every client gets at least (not with ``dirichlet_paper`` or ``natural``).
         seed: Of split and local test sets.
+        users: Whose every training image of the source is, for ``natural``.
 
     Raises:
-        ConfigError: If an argument is out of range, there are too few images for so many clients, or a client ends up
-            with none.
+        ConfigError: If an argument is out of range, there are too few images or users for so many clients, or a client
+            ends up with none.
     """
     check_split(scheme, num_clients, alpha, min_samples)
     labels = train_labels[kept]
@@ -172,6 +180,8 @@ def make_partition(
         owners = dirichlet_paper(labels, num_classes, num_clients, alpha, seed)
     elif scheme == "dirichlet":
         owners = repair(dirichlet(labels, num_classes, num_clients, alpha, rng), labels, num_clients, min_samples, rng)
+    elif scheme == "natural":
+        owners = natural(_users(users, kept, num_clients), num_clients, rng)
     else:
         owners = iid(labels, num_clients, rng)
     counts = count_matrix(owners, labels, num_clients, num_classes)
@@ -187,6 +197,18 @@ def _check_enough(images: int, num_clients: int, min_samples: int) -> None:
         problem = f"is too many for {images} training images with min_samples={min_samples}"
         remedy = "Take fewer clients, a smaller imbalance factor or smaller min_samples."
         raise ConfigError("data.num_clients", num_clients, problem, remedy)
+
+
+def _users(users: Ints | None, kept: Ints, num_clients: int) -> Ints:
+    if users is None:
+        problem = "needs to know whose each image is, which this source does not"
+        remedy = "Take scheme dirichlet, or a source of lists with users."
+        raise ConfigError("data.scheme", "natural", problem, remedy)
+    own = users[kept]
+    if num_clients > len(np.unique(own)):
+        problem = f"is more than the {len(np.unique(own))} users that the images come from"
+        raise ConfigError("data.num_clients", num_clients, problem, "Take fewer clients.")
+    return own
 
 
 def _check_nobody_empty(counts: Ints, scheme: str) -> None:

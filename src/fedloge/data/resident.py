@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import Draws, augment, join, rescale, scale_and_shift
+from fedloge.data.augment import Draws, augment, centre, join, rescale, scale_and_shift
 from fedloge.data.images import TensorImages
 from fedloge.data.loader import Batch, BatchLoader, InOrder
 from fedloge.devices import upload
@@ -31,7 +31,7 @@ class Resident:
     def __init__(self, loader: BatchLoader, device: torch.device) -> None:
         self.device, self.serving, self.images = device, loader.serving, loader.images
         first = loader.images.gather(loader.indices[:1])
-        self.shape = first.shape[1:]
+        self.shape = centre(first, self.serving.image_size or first.shape[3]).shape[1:]
         self.here = False
         if isinstance(loader.images, TensorImages) and fits(loader.images.images, device):
             self.here, self.images = True, TensorImages(loader.images.images.to(device))
@@ -52,7 +52,7 @@ class Resident:
             drawn = Draws(*(None if part is None else upload(part, self.device) for part in drawn))
             there = upload(indices, self.device)
             images = upload(self.images.gather(there if self.here else indices), self.device)
-            yield augment(images, drawn), self.labels[there]
+            yield augment(images, drawn, self.serving.image_size), self.labels[there]
 
     def in_order(self, batches: InOrder) -> InOrder:
         """The same batches, served from here."""

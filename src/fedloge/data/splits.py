@@ -50,6 +50,13 @@ def iid(labels: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
     return rng.permutation(np.arange(len(labels)) % num_clients)
 
 
+def natural(users: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
+    """Owner of every image: all images of a user go to one client, and clients have as many users, to within one."""
+    everybody, positions = np.unique(users, return_inverse=True)
+    owners: Ints = iid(everybody, num_clients, rng)[positions]
+    return owners
+
+
 def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: np.random.Generator) -> Ints:
     """Give every client at least ``min_samples`` images, each taken from whoever is largest then.
 

@@ -229,7 +229,7 @@ def _change(run: RunData, view: str, key: str) -> list[str]:
 
 
 def _alpha(run: RunData) -> str:
-    return "" if run.partition.scheme == "iid" else f" α {run.partition.alpha:g}"
+    return f" α {run.partition.alpha:g}" if run.partition.has_alpha else ""
 
 
 # Tables ------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def partition_picture(partition: Partition, class_names: Sequence[str]) -> bytes
     axes = figure.subplots()
     order = np.argsort(-partition.train_counts.sum(0), kind="stable")
     _partition_map(axes, partition.train_counts[:, order], [class_names[c] for c in order])
-    about = f"{partition.scheme}, α {partition.alpha:g}" if partition.scheme != "iid" else "iid"
+    about = partition.scheme + (f", α {partition.alpha:g}" if partition.has_alpha else "")
     axes.set_title(
         f"{clients} clients, {about}, IF {partition.imbalance_factor:g} (max/min), {partition.sha256[:12]}", fontsize=9
     )

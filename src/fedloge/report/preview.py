@@ -74,7 +74,7 @@ def lines(partition: Partition, shot_rule: ShotRule) -> list[str]:
     counts = partition.train_counts
     whole = counts.sum(0)
     groups = shots(whole.tolist(), shot_rule)
-    alpha = "" if partition.scheme == "iid" else f", alpha {partition.alpha:g}"
+    alpha = f", alpha {partition.alpha:g}" if partition.has_alpha else ""
     grouped = ", ".join(f"{groups.count(group)} {group}" for group in ("many", "medium", "few"))
     return [
         f"scheme: {partition.scheme}{alpha}, seed {partition.seed}, IF {partition.imbalance_factor:g} (max/min)",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fedloge.data.files import FolderFiles
 from fedloge.data.images import FileImages
-from fedloge.data.sources import ImageFolder
+from fedloge.data.sources import ImageFolder, ImageLists
 from fedloge.data.sources.base import Source
 from fedloge.errors import DataError
 
@@ -40,7 +40,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 def open_images(paths: Sequence[Path], source: Source, convert: bool = False) -> FileImages:
     """The images as the model takes them.
 
-    Those of a run on an image folder are scaled, cropped and converted as its training images were; others must have
+    Those of a run on images in files are scaled, cropped and converted as its training images were; others must have
     the right size and mode, unless ``convert`` asks for the same.
 
     Args:
@@ -51,10 +51,12 @@ def open_images(paths: Sequence[Path], source: Source, convert: bool = False) ->
     Raises:
         DataError: Naming the image that cannot be read or does not fit.
     """
-    if not convert and not isinstance(source, ImageFolder):
+    if not convert and not isinstance(source, (ImageFolder, ImageLists)):
         for path in paths:
             _check(path, source)
-    return FileImages(FolderFiles(Path()), [str(path) for path in paths], source.image_size, source.channels, 4)
+    names = [str(path) for path in paths]
+    files, side = FolderFiles(Path()), source.stored_size
+    return FileImages(files, names, source.image_size, source.channels, num_workers=4, shorter_side=side)
 
 
 def _is_image(path: Path) -> bool:

@@ -5,5 +5,19 @@ from fedloge.data.sources.base import Dataset, Source
 from fedloge.data.sources.cifar import CIFAR10, CIFAR100
 from fedloge.data.sources.digits import Digits
 from fedloge.data.sources.folder import ImageFolder
+from fedloge.data.sources.imagenet_lt import ImageNetLT
+from fedloge.data.sources.inaturalist import INaturalist
+from fedloge.data.sources.lists import ImageLists
 
-__all__ = ["CIFAR10", "CIFAR100", "Arrays", "Dataset", "Digits", "ImageFolder", "Source"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "Arrays",
+    "Dataset",
+    "Digits",
+    "INaturalist",
+    "ImageFolder",
+    "ImageLists",
+    "ImageNetLT",
+    "Source",
+]

@@ -13,26 +13,42 @@ from fedloge.checks import check_positive
 from fedloge.data.images import Images
 from fedloge.errors import ConfigError, DataError
 
+IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
+"""ImageNet's mean and standard deviation by number of channels."""
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images with their labels, int64 [n]; the test set is global, and balanced where it can be.
+    """Training and test images; the test set is global, and balanced where it can be.
+
+    Args:
+        train: Training images.
+        train_labels: Their classes, int64 [n].
+        test: Test images.
+        test_labels: Their classes, int64 [n_test].
+        train_users: Whose each training image is, int64 [n], where that is known.
 
     Raises:
-        DataError: If there is not one int64 label for every image.
+        DataError: If there is not one int64 label, and user, for every image.
     """
 
     train: Images
     train_labels: Tensor
     test: Images
     test_labels: Tensor
+    train_users: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for part, images, labels in (("train", self.train, self.train_labels), ("test", self.test, self.test_labels)):
-            if labels.dtype != torch.int64 or labels.shape != (len(images),):
+        columns: list[tuple[str, Images, Tensor | None]] = [
+            ("train_labels", self.train, self.train_labels),
+            ("test_labels", self.test, self.test_labels),
+            ("train_users", self.train, self.train_users),
+        ]
+        for name, images, values in columns:
+            if values is not None and (values.dtype != torch.int64 or values.shape != (len(images),)):
                 raise DataError(
-                    f"{part}_labels must be int64 [{len(images)}], one for each image, not {labels.dtype} "
-                    f"{list(labels.shape)}."
+                    f"{name} must be int64 [{len(images)}], one for each image, not {values.dtype} "
+                    f"{list(values.shape)}."
                 )
 
 
@@ -45,7 +61,9 @@ class Source(ABC):
         name: For tables and summaries.
         class_names: In the order of the labels.
         channels: 1 or 3.
-        image_size: Height and width.
+        image_size: Height and width that a model sees.
+        stored_size: Height and width of the dataset's images, of which training may crop any part and testing takes the
+            centre; None: image_size.
         mean: Per channel, of images scaled to [0, 1].
         std: Likewise.
     """
@@ -54,6 +72,7 @@ class Source(ABC):
     class_names: Sequence[str]
     channels: int = 3
     image_size: int
+    stored_size: int | None = None
     mean: Sequence[float]
     std: Sequence[float]
 

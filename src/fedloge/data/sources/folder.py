@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fedloge.checks import check_choice, check_least
 from fedloge.data.files import open_files
-from fedloge.data.images import FileImages, Images
-from fedloge.data.sources.base import Dataset, Source, check_statistics
+from fedloge.data.images import FileImages, Images, InMemory
+from fedloge.data.sources.base import IMAGENET, Dataset, Source, check_statistics
 from fedloge.errors import DataError
-
-IN_MEMORY_LIMIT = 4 * 2**30
-"""Bytes of decoded images below which ``auto`` keeps them in memory."""
-IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
-"""Mean and standard deviation by number of channels."""
 
 
 class ImageFolder(Source):
@@ -43,7 +38,7 @@ class ImageFolder(Source):
         root: str,
         image_size: int = 32,
         channels: Literal[1, 3] = 3,
-        in_memory: Literal["auto", "always", "never"] = "auto",
+        in_memory: InMemory = "auto",
         num_workers: int = 4,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -51,7 +46,7 @@ class ImageFolder(Source):
         check_least("data.source.image_size", image_size, 1)
         check_least("data.source.num_workers", num_workers, 1)
         check_choice("data.source.channels", channels, (1, 3))
-        check_choice("data.source.in_memory", in_memory, ("auto", "always", "never"))
+        check_choice("data.source.in_memory", in_memory, get_args(InMemory))
         self.root = Path(root)
         self.files = open_files(root)
         self.name = self.root.name.removesuffix(".zip")
@@ -100,8 +95,4 @@ class ImageFolder(Source):
             paths += [f"{part}/{name}/{file}" for file in own]
             labels += [label] * len(own)
         files = FileImages(self.files, paths, self.image_size, self.channels, self.num_workers)
-        return (files.in_memory() if self._fits(len(paths)) else files), torch.tensor(labels)
-
-    def _fits(self, images: int) -> bool:
-        size = images * self.channels * self.image_size**2
-        return self.in_memory == "always" or (self.in_memory == "auto" and size < IN_MEMORY_LIMIT)
+        return files.kept(self.in_memory), torch.tensor(labels)

@@ -1,0 +1,255 @@
+"""List files: which images there are, of which class and, where that is known, by which user."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloge.data.files import Files
+from fedloge.errors import DataError
+
+Ints = NDArray[np.int64]
+Row = tuple[int, str, str, str | None]
+"""Line number, path, label and user."""
+
+LINE = re.compile(r"(\S.*?)\s+(\d{1,9})(?:\s+(\S+))?")
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images in the order of a list file.
+
+    Args:
+        file: The list.
+        lines: Line number of every image.
+        paths: Of the images, with forward slashes.
+        labels: Their classes, int64 [n].
+        users: Whose they are, numbered in the order of their names, int64 [n]; None where the list does not say.
+    """
+
+    file: Path
+    lines: Ints
+    paths: Sequence[str]
+    labels: Ints
+    users: Ints | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def chosen(self, positions: Ints) -> ImageList:
+        """Some of the images."""
+        users = None if self.users is None else self.users[positions]
+        paths = [self.paths[position] for position in positions]
+        return ImageList(self.file, self.lines[positions], paths, self.labels[positions], users)
+
+    def counts(self, num_classes: int) -> Ints:
+        """Images of each class, int64 [C]."""
+        return np.bincount(self.labels, minlength=num_classes)
+
+
+def read_list(file: Path) -> ImageList:
+    """Read lines ``path label`` or ``path label user``; or, from a ``.csv``, the columns ``image_id``, ``class`` and,
+    where there is one, ``user_id``, an image being ``<image_id>.jpg``.
+
+    Raises:
+        DataError: Naming file and line of what is malformed or listed twice.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"list {str(file)!r} cannot be read: {error}.") from error
+    try:
+        rows = list(_csv_rows(file, text) if file.suffix.lower() == ".csv" else _text_rows(file, text))
+    except csv.Error as error:
+        raise DataError(f"list {str(file)!r} is not a table: {error}.") from error
+    if not rows:
+        raise DataError(f"list {str(file)!r} names no image.")
+    _check_unique(file, rows)
+    lines, paths, labels, names = zip(*rows, strict=True)
+    known = [name for name in names if name is not None]
+    if 0 < len(known) < len(names):
+        raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but {len(known)} other line(s) have one.")
+    users = np.unique(known, return_inverse=True)[1].astype(np.int64) if known else None
+    return ImageList(file, np.array(lines), paths, np.array([int(label) for label in labels], dtype=np.int64), users)
+
+
+def _text_rows(file: Path, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            match = LINE.fullmatch(line.strip())
+            if match is None:
+                raise DataError(f"{file}:{number}: {line!r} is not `path label` or `path label user`, label 0 or more.")
+            path, label, user = match.groups()
+            yield number, path.removeprefix("./"), label, user
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text))
+    columns = reader.fieldnames or ()
+    if not {"image_id", "class"} <= set(columns):
+        raise DataError(f"{file}:1: has the columns {', '.join(columns) or 'none'}, but needs image_id and class.")
+    for row in reader:
+        image, label, user = row["image_id"], row["class"] or "", row.get("user_id")
+        if not image or not re.fullmatch(r"\d{1,9}", label) or ("user_id" in columns and not user):
+            raise DataError(f"{file}:{reader.line_num}: lacks a value, or class is not a whole number, 0 or more.")
+        yield reader.line_num, f"{image}.jpg", label, user
+
+
+def _check_unique(file: Path, rows: Iterable[Row]) -> None:
+    first: dict[str, int] = {}
+    for number, path, *_ in rows:
+        if first.setdefault(path, number) != number:
+            raise DataError(f"{file}:{number}: {path!r} is in line {first[path]} already. Remove one of them.")
+
+
+def check_labels(images: ImageList, num_classes: int) -> None:
+    """Refuse labels that are no class.
+
+    Raises:
+        DataError: Naming the first line and how many there are.
+    """
+    wrong = np.flatnonzero(images.labels >= num_classes)
+    if len(wrong):
+        first = wrong[0]
+        raise DataError(
+            f"{images.file}:{images.lines[first]}: label {images.labels[first]} is not below "
+            f"data.source.num_classes={num_classes} ({len(wrong)} such line(s)). Correct the list, or set num_classes."
+        )
+
+
+def check_every_class(images: ImageList, num_classes: int) -> None:
+    """Refuse a list that lacks a class.
+
+    Raises:
+        DataError: Saying how many classes there are, and which are not.
+    """
+    absent = np.flatnonzero(images.counts(num_classes) == 0)
+    if len(absent):
+        raise DataError(
+            f"list {str(images.file)!r} has images of {num_classes - len(absent)} classes, but "
+            f"data.source.num_classes={num_classes}; without any: {_few(absent)}. Is the file whole? "
+            "Otherwise set num_classes."
+        )
+
+
+def check_apart(train: ImageList, test: ImageList) -> None:
+    """Refuse training images that are test images too.
+
+    Raises:
+        DataError: Naming some.
+    """
+    both = sorted(set(train.paths) & set(test.paths))
+    if both:
+        raise DataError(
+            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {_few(both)}. Training must "
+            "not see test images."
+        )
+
+
+def subset(images: ImageList, classes: Ints, per_class: int | None) -> ImageList:
+    """Some classes, numbered anew in their order, and of these so many images that the largest has ``per_class``.
+
+    Smaller classes are cut in the same proportion, to one image at least, so the tail keeps its shape. The images kept
+    are evenly spaced in the order of the list.
+
+    Args:
+        images: All of them.
+        classes: Labels to keep, ascending.
+        per_class: Of the largest class; None, or more than it has, keeps every image.
+    """
+    members = [np.flatnonzero(images.labels == c) for c in classes]
+    largest = max(len(own) for own in members)
+    if per_class is not None and per_class < largest:
+        members = [own[spread(len(own), -(-len(own) * per_class // largest))] for own in members]
+    kept = images.chosen(np.sort(np.concatenate(members)))
+    return ImageList(kept.file, kept.lines, kept.paths, np.searchsorted(classes, kept.labels), kept.users)
+
+
+def classes_across(counts: Ints, number: int) -> Ints:
+    """Some classes, ascending, at evenly spaced ranks from the largest to the smallest."""
+    ranked = np.argsort(-counts, kind="stable")
+    return np.sort(ranked[spread(len(counts), number)])
+
+
+def spread(total: int, number: int) -> Ints:
+    """``number`` of the positions 0 … total-1, evenly spaced, the first and the last among them."""
+    return np.arange(number) * (total - 1) // max(number - 1, 1)
+
+
+class Finder:
+    """Finds images below a root: at their path, or else by name anywhere below the first folder of the path.
+
+    So it does not matter whether ImageNet's ``val`` has a folder for each class, or iNaturalist one for each species.
+
+    Args:
+        files: The image folder.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self._inside: dict[str, set[str]] = {}
+        self._below: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """Where the image is; None where it is not.
+
+        Raises:
+            DataError: If there are several of its name.
+        """
+        folder, _, name = path.rpartition("/")
+        if folder not in self._inside:
+            self._inside[folder] = set() if self.files.folders(folder) is None else set(self.files.names(folder))
+        if name in self._inside[folder]:
+            return path
+        places = self._names_below(path.partition("/")[0] if folder else "").get(name, [])
+        if len(places) > 1:
+            raise DataError(f"{path!r} may be {places[0]!r} or {places[1]!r} in {str(self.files.root)!r}. Remove one.")
+        return places[0] if places else None
+
+    def _names_below(self, top: str) -> dict[str, list[str]]:
+        if top not in self._below:
+            self._below[top] = {}
+            for path in _walk(self.files, top):
+                self._below[top].setdefault(path.rpartition("/")[2], []).append(path)
+        return self._below[top]
+
+
+def _walk(files: Files, folder: str) -> Iterator[str]:
+    """Paths of all files below a folder; none where there is no such folder."""
+    inside = files.folders(folder)
+    if inside is not None:
+        start = f"{folder}/" if folder else ""
+        yield from (start + name for name in files.names(folder))
+        for name in inside:
+            yield from _walk(files, start + name)
+
+
+def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
+    """Where the images of a list are, as :class:`Finder` finds them.
+
+    Raises:
+        DataError: Saying how many are missing, with the first five and the remedy.
+    """
+    finder = Finder(files)
+    found = {path: finder.find(path) for path in images.paths}
+    missing = [path for path, place in found.items() if place is None]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(found)} images of {str(images.file)!r} are not in "
+            f"{str(files.root.resolve())!r}: {_few(missing)}. {remedy}"
+        )
+    return [place for place in found.values() if place is not None]
+
+
+def _few(values: Iterable[object]) -> str:
+    every = list(map(str, values))
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more

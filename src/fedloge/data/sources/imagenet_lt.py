@@ -1,0 +1,39 @@
+"""ImageNet-LT through its published lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedloge.data.sources.lists import ImageLists
+
+
+class ImageNetLT(ImageLists):
+    """ImageNet-LT (Liu et al., CVPR 2019): 115,846 training images of 1,000 classes, 5 to 1,280 each; 50 for testing.
+
+    It is long-tailed as it is: take ``imbalance_factor: null``. The test images are ImageNet's validation images; the
+    list ``ImageNet_LT_val.txt`` is not read, since nothing is selected by it.
+
+    Args:
+        root: Folder that holds ImageNet's ``train/<wnid>/*.JPEG`` and ``val/*.JPEG`` (or ``val/<wnid>/*.JPEG``).
+        train_list: File of the training images, below ``lists``.
+        test_list: Of the test images.
+        num_classes: C, which the lists are checked against.
+        options: Those of :class:`ImageLists`.
+    """
+
+    title = "ImageNet-LT"
+    remedy = (
+        "Register at image-net.org, download ILSVRC2012 and unpack it to train/<wnid>/*.JPEG and val/*.JPEG below "
+        "data.source.root. Put ImageNet_LT_train.txt and ImageNet_LT_test.txt, published with Liu et al. (CVPR 2019, "
+        "Open Long-Tailed Recognition), there too, or set data.source.lists to their folder."
+    )
+
+    def __init__(
+        self,
+        root: str,
+        train_list: str = "ImageNet_LT_train.txt",
+        test_list: str = "ImageNet_LT_test.txt",
+        num_classes: int = 1000,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, train_list, test_list, num_classes, **options)
