@@ -13,8 +13,8 @@ from notebooks.execute import FOLDER, execute, rounding  # noqa: E402
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = re.compile(r"\d+(?:\.\d+)? (?:s|min|h)\b")
 DECIMAL = re.compile(r"-?\d+\.\d+")
-POINTS = 15
-"""What decimals may differ by where training rounds otherwise; the largest seen was 10, one of eight test images."""
+POINTS = 25
+"""What decimals may differ by where training rounds otherwise: one of the eight few-shot images of clients is 5 to 20."""
 
 notebooks = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
