@@ -14,7 +14,7 @@ PATHS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = re.compile(r"\d+(?:\.\d+)? (?:s|min|h)\b")
 DECIMAL = re.compile(r"-?\d+\.\d+")
 POINTS = 25
-"""What decimals may differ by where training rounds otherwise: one of the eight few-shot images of clients is 5 to 20."""
+"""What decimals may differ by where training rounds otherwise: one of the few images of a client weighs 5 to 20."""
 
 notebooks = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
