@@ -36,28 +36,39 @@ def execute(path: Path) -> Any:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=_environment())
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        output.get("metadata", {}).pop(
+            "needs_background", None
+        )  # the figures suit light and dark pages
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "rounding": rounding()}
+    notebook.metadata = {
+        "kernelspec": kernel,
+        "language_info": {"name": "python"},
+        "rounding": rounding(),
+    }
     return notebook
 
 
 def rounding() -> str:
-    """Hash of the gradients of a training step: machines on which it is the same train the same models.
+    """Hash of a training step's gradients: machines on which it is the same train the same models.
 
-    Another processor, or another version of torch, adds in another order, and training amplifies the last bit.
+    Another processor or torch adds in another order, and training amplifies the last bit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net, images = SmallCNN((32, 64), in_channels=1), torch.rand(8, 1, 8, 8)
     loss = functional.cross_entropy(net(images), torch.arange(8))
     gradients = torch.autograd.grad(loss, [*net.parameters()])
-    return hashlib.sha256(b"".join(gradient.numpy().tobytes() for gradient in gradients)).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(gradient.numpy().tobytes() for gradient in gradients)
+    ).hexdigest()[:12]
 
 
 def _environment() -> dict[str, str]:
-    """One thread of the CPU, this environment's ``fedloge``, and no colours from rich, which Jupyter asks for."""
+    """One thread of the CPU, this environment's ``fedloge``, and no colours from rich."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TTY_COMPATIBLE": "0"}
+    cpu = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **cpu, "PATH": path, "TTY_COMPATIBLE": "0"}
 
 
 def main(names: list[str]) -> None:
