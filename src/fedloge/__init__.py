@@ -28,6 +28,7 @@ _HOME = {
     "LogitAdjustment": "fedloge.methods",
     "RatioLoss": "fedloge.methods",
     "Backbone": "fedloge.models",
+    "Run": "fedloge.runs",
     "load_run": "fedloge.runs",
 }
 __all__ = list(_HOME)

@@ -66,8 +66,8 @@ def sse_c(
 ) -> SSEC:
     """The static sparse ETF classifier (eq. 2-5), float32: rows of norm γ, equal angles, exactly ⌊βdC⌋ zeros.
 
-    Where the kept entries are few, (1-β)d near C/2 or below, no mask admits exactly equal angles; the geometry of the
-    result says how near it came.
+    Where the kept entries are few, (1-β)d near C/2 or below, or two classes have none in common, no values give exactly
+    equal angles; the geometry of the result says how near it came.
 
     Args:
         num_classes: C, at least 2.

@@ -24,6 +24,11 @@ from fedloge.report.tables import accuracy_table
 from fedloge.trainer import FederatedTrainer
 
 
+def redraws(console: Console) -> bool:
+    """Whether what was printed can be drawn over: FORCE_COLOR, which Jupyter sets, asks for colours alone."""
+    return console.is_terminal and console.file.isatty()
+
+
 class RunProgress(FederatedCallback):
     """Shows rounds, clients, the current generic and personal accuracy and the time left; then the final table.
 
@@ -57,7 +62,7 @@ class RunProgress(FederatedCallback):
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not redraws(self.console),
         )
         done = trainer.first_round
         self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
@@ -79,7 +84,7 @@ class RunProgress(FederatedCallback):
             parts = [f"{short} {100 * metrics[name]:.1f}" for short, name in names.items() if name in metrics]
             self._accuracy = "  ".join(parts)
         self._progress.update(self._rounds, advance=1, note=self._accuracy)
-        if not self.console.is_terminal and round % max(trainer.rounds // 10, 1) == 0:
+        if not redraws(self.console) and round % max(trainer.rounds // 10, 1) == 0:
             self.console.print(f"round {round}/{trainer.rounds}  {self._accuracy}")
 
     def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:

@@ -22,18 +22,21 @@ from fedloge.trainer import FederatedTrainer
 
 
 class Run:
-    """A run folder with its objects rebuilt from ``config.yaml``.
+    """A run folder with its objects: :func:`load_run` rebuilds them; a run trained from Python has no configuration.
 
     Args:
-        folder: The run folder.
-        cli: Trainer, method and data of its configuration.
+        path: The run folder.
+        trainer: As the run was trained with.
+        method: Likewise.
+        data: Likewise.
+
+    Raises:
+        RunError: If the folder is not a run.
     """
 
-    def __init__(self, folder: RunFolder, cli: FedlogeCLI) -> None:
-        self.folder, self.cli = folder, cli
-        self.trainer: FederatedTrainer = cli.trainer
-        self.method: Method = cli.model
-        self.data: FederatedDataModule = cli.datamodule
+    def __init__(self, path: str | Path, trainer: FederatedTrainer, method: Method, data: FederatedDataModule) -> None:
+        self.folder = RunFolder(path).require()
+        self.trainer, self.method, self.data = trainer, method, data
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -118,7 +121,11 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     Raises:
         RunError: If it is not a run.
     """
-    return Run(RunFolder(path), build([*run_config(path), *overrides]))
+    return _open(path, build([*run_config(path), *overrides]))
+
+
+def _open(path: str | Path, cli: FedlogeCLI) -> Run:
+    return Run(path, cli.trainer, cli.model, cli.datamodule)
 
 
 def run_config(path: str | Path) -> list[str]:
@@ -130,7 +137,10 @@ def run_config(path: str | Path) -> list[str]:
     folder = RunFolder(path).require().path
     config = folder / "config.yaml"
     if not config.is_file():
-        raise RunError(f"{str(path)!r} has no config.yaml: the run was not started by `fedloge fit`.")
+        raise RunError(
+            f"{str(path)!r} has no config.yaml: the run was not started by `fedloge fit`. In Python, "
+            "fedloge.Run(path, trainer, method, data) opens it."
+        )
     return ["--config", str(config), f"--data.partition_file={folder / 'partition.json'}"]
 
 
@@ -168,14 +178,15 @@ def realign_run(
     target = RunFolder(output_dir or _next_free(source.path))
     target.check_free(overwrite=False)
     arguments = [f"--model.{name}={value}" for name, value in options.items()]
-    run = load_run(path, [*arguments, f"--trainer.run_dir={target.path}", *overrides])
+    cli = build([*run_config(path), *arguments, f"--trainer.run_dir={target.path}", *overrides])
+    run = _open(path, cli)
     state = run.state("last")
     run.attach()
     if run.method.finalize(state, run.trainer.population) is state:
         raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
     target.create(overwrite=False, about=run.trainer.about())
     run.trainer.folder = target
-    SaveConfig(run.cli.resolved()).on_run_start(run.trainer)
+    SaveConfig(cli.resolved()).on_run_start(run.trainer)
     shutil.copy(source.path / "partition.json", target.path)
     shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")
     return run.trainer.finish(state, seconds=0.0), target.path

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fedloge.cells import Cell
+from fedloge.progress import redraws
 from fedloge.report.comparison import COLUMNS, column_values, percent, read_summary
 
 
@@ -27,7 +28,7 @@ class CellProgress:
         self._told: set[tuple[str, int]] = set()
 
     def __enter__(self) -> CellProgress:
-        if self.console.is_terminal:
+        if redraws(self.console):
             self._live.start()
         return self
 
@@ -36,7 +37,7 @@ class CellProgress:
 
     def update(self, cells: Sequence[Cell]) -> None:
         """Show where the cells are."""
-        if self.console.is_terminal:
+        if redraws(self.console):
             self._live.update(live_table(cells, self.rows), refresh=True)
             return
         for cell in cells:
