@@ -23,7 +23,7 @@ def tsne_of_means(means: Tensor) -> dict[str, Any]:
         means: [C, d] without nan, at least two.
 
     Returns:
-        ``points`` [C][2]; ``nn_min`` and ``nn_median`` of the map, ``nn_min_features`` and ``nn_median_features``
+        ``points``, C pairs; ``nn_min`` and ``nn_median`` of the map, ``nn_min_features`` and ``nn_median_features``
         before it; ``perplexity``.
     """
     from sklearn.manifold import TSNE
