@@ -11,7 +11,7 @@ import yaml
 from fedloge.cells import Cell, run_cells
 from fedloge.cli import main
 from fedloge.config import build
-from fedloge.errors import ConfigError, FedlogeError
+from fedloge.errors import FedlogeError
 from fedloge.report.study import study_values, write_study
 from fedloge.study import SCALES, load_study
 
@@ -178,6 +178,9 @@ def test_every_printed_number_is_the_papers():
         ({"kind": "picture"}, "kind='picture'"),
         ({"rows": {}}, r"rows=\{\} must be a mapping with an entry"),
         ({"rows": {"a": {"methd": 1}}}, r"rows\.a\.methd=1 is not known"),
+        ({"rows": {"a": 3}}, r"rows\.a=3 must be a mapping"),
+        ({"rows": [1]}, r"rows=\[1\] must be a mapping"),
+        ({"at": 3}, "at=3 must be a mapping"),
         ({"colour": 1}, "colour=1 is not known"),
         ({"scales": {"full": "scale.yaml"}}, "scale='tiny' is not one of"),
         ({"scales": {"tiny": "none.yaml"}}, "none.yaml' cannot be read"),
@@ -190,12 +193,14 @@ def test_bad_studies_are_told(tmp_path, changes, message):
         load_study(written(tmp_path, **changes))
 
 
-def test_bad_measures_are_told(done, tmp_path):
-    with pytest.raises(ConfigError, match="measures='precision' is not known"):
-        study_values(load_study(written(tmp_path, measures=["precision"])))
-    folder, _ = done
-    with pytest.raises(ConfigError, match="reach=None is missing"):
-        study_values(load_study(written(folder, reach={}), output_dir=folder / "out"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"measures": ["precision"]}, "measures='precision' is not known"), ({"reach": {}}, "reach=None is missing")],
+)
+def test_bad_measures_are_told_before_anything_is_run(tmp_path, capsys, changes, message):
+    assert main(["study", str(written(tmp_path, **changes)), "--output_dir", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_scale_is_one_line(capsys):

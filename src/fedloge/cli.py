@@ -213,11 +213,13 @@ def study(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from fedloge.report.live import CellProgress
-    from fedloge.report.study import banner, study_table, study_values, write_study
+    from fedloge.report.study import banner, check_measures, study_table, study_values, write_study
     from fedloge.study import load_study
 
     console, failed = Console(), 0
     studies = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
+    for each in studies:
+        check_measures(each)
     for each in studies:
         with CellProgress(console, rows="run") as progress:
             cells = each.run(progress.update)

@@ -149,6 +149,11 @@ def load_study(
     content = _read(path, "FILE", STUDY_KEYS)
     kind = content.get("kind", "table")
     check_choice(f"{path}: kind", kind, KINDS)
+    if not content.get("rows"):
+        raise ConfigError(f"{path}: rows", content.get("rows"), "must be a mapping with an entry", "Name a row.")
+    rows = {name: row or {} for name, row in _section(content, "rows", path).items()}
+    for name, row in rows.items():
+        _refuse_unknown(row, ROW_KEYS, f"rows.{name}", path)
     common: dict[str, Any] = {
         "name": Path(path).stem,
         "title": str(content.get("title", Path(path).stem)),
@@ -159,53 +164,49 @@ def load_study(
         "measures": list(content.get("measures") or ("GM", "PM")),
         "output_dir": Path(output_dir) / scale / Path(path).stem,
         "x": str(content.get("x", "")),
-        "reach": (content.get("reach") or {}).get(scale),
+        "reach": _section(content, "reach", path).get(scale),
         "jobs": jobs,
     }
-    rows = _mapping(content, "rows", path)
-    given = dict(content.get("at") or {}).get(scale) or {}
+    at = _section(content, "at", path).get(scale) or {}
     if kind == "frames":
-        if given.keys() != {"num_classes", "dim"}:
-            raise ConfigError(f"{path}: at.{scale}", given, "must hold num_classes and dim", "Give both.")
-        frames = [Entry(str(name), "", row["options"], row.get("printed") or {}) for name, row in rows.items()]
-        about = f"C = {given['num_classes']}, d = {given['dim']}; nothing is trained"
-        return Study(**common, about=about, entries=frames, shape=given)
-    settings = {str(name): said or {} for name, said in (content.get("settings") or {"": {}}).items()}
+        if at.keys() != {"num_classes", "dim"}:
+            raise ConfigError(f"{path}: at.{scale}", at, "must hold num_classes and dim", "Give both.")
+        frames = [
+            Entry(str(name), "", row.get("options") or {}, row.get("printed") or {}) for name, row in rows.items()
+        ]
+        about = f"C = {at['num_classes']}, d = {at['dim']}; nothing is trained"
+        return Study(**common, about=about, entries=frames, shape=at)
     entries: list[Entry] = []
     left_out: list[str] = []
     told: list[str] = []
-    for setting, said in settings.items():
+    for setting, said in (_section(content, "settings", path) or {"": {}}).items():
         _refuse_unknown(said, SETTING_KEYS, f"settings.{setting}", path)
-        file = {**content.get("scales", {}), **said.get("scales", {})}.get(scale)
+        file = {**_section(content, "scales", path), **said.get("scales", {})}.get(scale)
         if file is None:
-            left_out.append(setting)
+            left_out.append(str(setting))
             continue
         base = _read(Path(path).parent / file, "scales", SCALE_KEYS)
-        _override(base, {**given, **said.get("options", {})}, overrides)
+        _override(base, {**at, **said.get("options", {})}, overrides)
         told.append(str(base.pop("about", file)))
         cells = Cells(Path(output_dir) / scale / "cells", _seeds(base.pop("seeds", [0])))
-        entries += [_entry(cells, base, name, setting, row or {}, path) for name, row in rows.items()]
+        entries += [_entry(cells, base, str(name), str(setting), row) for name, row in rows.items()]
     if not entries:
         raise ConfigError("scale", scale, f"is not one of {str(path)!r}", f"It has {', '.join(_scales(content))}.")
     return Study(**common, about="; ".join(dict.fromkeys(told)), entries=entries, left_out=left_out)
 
 
-def _entry(
-    cells: Cells, base: Mapping[str, Any], name: Any, setting: str, row: Mapping[str, Any], path: str | Path
-) -> Entry:
-    _refuse_unknown(row, ROW_KEYS, f"rows.{name}", path)
-    method = row.get("method", "FedLoGe")
+def _entry(cells: Cells, base: Mapping[str, Any], name: str, setting: str, row: Mapping[str, Any]) -> Entry:
+    method, own = row.get("method", "FedLoGe"), row.get("options") or {}
     options = copy.deepcopy({key: value for key, value in base.items() if key != "methods"})
     model = options.setdefault("model", {})
     model["class_path"] = method
     defaults = base.get("methods", {}).get(method) or {}
-    model["init_args"] = {**model.get("init_args", {}), **defaults, **(row.get("options") or {})}
+    model["init_args"] = {**model.get("init_args", {}), **defaults, **own}
     printed = row.get("printed") or {}
     if setting:
         printed = printed.get(setting) or {}
-    own = row.get("options") or {}
     label = " ".join(part for part in (method, _words(own), setting) if part)
-    return Entry(str(name), setting, own, printed, cells.make(label, options, row.get("realign") or {}))
+    return Entry(name, setting, own, printed, cells.make(label, options, row.get("realign") or {}))
 
 
 def _override(base: dict[str, Any], options: Mapping[str, Any], overrides: Iterable[str]) -> None:
@@ -249,8 +250,8 @@ def _refuse_unknown(content: Any, keys: Sequence[str], where: str, path: str | P
         raise ConfigError(f"{path}: {name}", content[key], "is not known", f"Known are {', '.join(keys)}.")
 
 
-def _mapping(content: Mapping[str, Any], key: str, path: str | Path) -> dict[str, Any]:
-    value = content.get(key)
-    if not isinstance(value, dict) or not value:
-        raise ConfigError(f"{path}: {key}", value, "must be a mapping with an entry", "Name a row.")
+def _section(content: Mapping[str, Any], key: str, path: str | Path) -> dict[Any, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {key}", value, "must be a mapping", "See configs/studies/.")
     return value

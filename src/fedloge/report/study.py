@@ -70,15 +70,22 @@ class Value:
         return "failed" if failed else ("–" if any(cell.done for cell in self.entry.cells) else "")
 
 
-def study_values(study: Study) -> list[Value]:
-    """All of a study's numbers, row by row.
+def check_measures(study: Study) -> None:
+    """Ask, before anything is run, for columns that there are.
 
     Raises:
-        ConfigError: If it asks for a measure that does not exist.
+        ConfigError: If one is not known, or ``first round`` has no accuracy to reach.
     """
     for measure in study.measures:
         if measure not in MEASURES:
             raise ConfigError("measures", measure, "is not known", f"Known are {', '.join(MEASURES)}.")
+    if FIRST in study.measures and study.reach is None:
+        remedy = f"Give reach: {{{study.scale}: 0.5}}."
+        raise ConfigError("reach", None, "is missing for the measure 'first round'", remedy)
+
+
+def study_values(study: Study) -> list[Value]:
+    """All of a study's numbers, row by row."""
     return [
         Value(entry, measure, _ours(study, entry, measure), entry.printed.get(measure))
         for entry in study.entries
@@ -88,7 +95,7 @@ def study_values(study: Study) -> list[Value]:
 
 def _ours(study: Study, entry: Entry, measure: str) -> list[float]:
     done = [cell for cell in entry.cells if cell.done]
-    if measure == FIRST:
+    if measure == FIRST and study.reach is not None:
         return [number for cell in done if (number := _first_round(cell, study.reach)) is not None]
     if measure in GEOMETRY:
         frames = [analysis(cell)["frames"]["sse"] for cell in done] if entry.cells else [_frame(study, entry)]
@@ -115,9 +122,7 @@ def _frame(study: Study, entry: Entry) -> dict[str, float]:
     return asdict(sse_c(classes, dim, **entry.options, generator=torch.Generator().manual_seed(0)).geometry)
 
 
-def _first_round(cell: Cell, reach: float | None) -> int | None:
-    if reach is None:
-        raise ConfigError("reach", None, "is missing for the measure 'first round'", "Give the accuracy of the scale.")
+def _first_round(cell: Cell, reach: float) -> int | None:
     for row in RunFolder(cell.run).rows("metrics.csv"):
         if row.get("global/acc") and float(row["global/acc"]) >= reach:
             return int(row["round"])
