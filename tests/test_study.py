@@ -212,7 +212,7 @@ def test_a_bad_scale_is_one_line(capsys):
 
 def test_frames_need_no_training(tmp_path):
     study = load_study(ROOT / "configs/studies/table6.yaml", output_dir=tmp_path)
-    text = write_study(study).read_text()
+    text = write_study(study, study_values(study)).read_text()
     assert study.cells() == []
     assert "C = 10, d = 64; nothing is trained" in text
     angles = [value.ours[0] for value in study_values(study) if value.measure == "angle"]
@@ -224,7 +224,7 @@ def test_a_curve_is_drawn(tmp_path):
     path = written(tmp_path, kind="curve", x="β", settings={"": {}}, measures=["GM"], rows=rows)
     study = load_study(path, output_dir=tmp_path / "out", overrides=["--seeds=[0]"])
     study.run()
-    assert write_study(study).with_name("study.png").read_bytes().startswith(b"\x89PNG")
+    assert write_study(study, study_values(study)).with_name("study.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -223,8 +223,9 @@ def study(args: Sequence[str]) -> int:
     for each in studies:
         with CellProgress(console, rows="run") as progress:
             cells = each.run(progress.update)
-        path = write_study(each)
-        console.print(banner(each).replace("**", ""), study_table(each, study_values(each)), sep="\n\n")
+        values = study_values(each)
+        path = write_study(each, values)
+        console.print(banner(each).replace("**", ""), study_table(each, values), sep="\n\n")
         for cell in cells:
             if cell.error:
                 print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)

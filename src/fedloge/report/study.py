@@ -7,7 +7,8 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fedloge.analysis.text import headline
 from fedloge.cells import Cell
 from fedloge.checkpoint import RunFolder
 from fedloge.errors import ConfigError
-from fedloge.etf import sse_c
+from fedloge.etf import Geometry, sse_c
 from fedloge.report.comparison import COLUMNS, column_values, read_summary
 from fedloge.report.tables import PRIVILEGES
 from fedloge.study import Entry, Study
@@ -98,8 +99,9 @@ def _ours(study: Study, entry: Entry, measure: str) -> list[float]:
     if measure == FIRST and study.reach is not None:
         return [number for cell in done if (number := _first_round(cell, study.reach)) is not None]
     if measure in GEOMETRY:
-        frames = [analysis(cell)["frames"]["sse"] for cell in done] if entry.cells else [_frame(study, entry)]
-        return column_values(frames, [GEOMETRY[measure]])
+        if entry.cells:
+            return column_values([analysis(cell)["frames"]["sse"] for cell in done], [GEOMETRY[measure]])
+        return [getattr(frame_geometry(**study.shape, **entry.options), GEOMETRY[measure])]
     if measure in DIAGNOSTICS:
         return column_values([headline(entry.row, analysis(cell)) for cell in done], [measure])
     summaries = [read_summary(cell) for cell in done]
@@ -117,9 +119,10 @@ def analysis(cell: Cell) -> dict[str, Any]:
     return known
 
 
-def _frame(study: Study, entry: Entry) -> dict[str, float]:
-    classes, dim = study.shape["num_classes"], study.shape["dim"]
-    return asdict(sse_c(classes, dim, **entry.options, generator=torch.Generator().manual_seed(0)).geometry)
+@cache
+def frame_geometry(num_classes: int, dim: int, **options: Any) -> Geometry:
+    """Norms and angles of an SSE-C by itself."""
+    return sse_c(num_classes, dim, **options, generator=torch.Generator().manual_seed(0)).geometry
 
 
 def _first_round(cell: Cell, reach: float) -> int | None:
@@ -129,10 +132,9 @@ def _first_round(cell: Cell, reach: float) -> int | None:
     return None
 
 
-def write_study(study: Study) -> Path:
+def write_study(study: Study, values: Sequence[Value]) -> Path:
     """Write ``study.csv``, ``study.md`` and, for a figure, ``study.png``; returns ``study.md``."""
     study.output_dir.mkdir(parents=True, exist_ok=True)
-    values = study_values(study)
     _write_csv(study.output_dir / "study.csv", values)
     picture = _picture(study, values)
     if picture is not None:
