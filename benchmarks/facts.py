@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from benchmarks.released import COLUMNS, PARTITIONS, SETTINGS, TRACES, Setting, curves, read
@@ -20,6 +21,7 @@ from fedloge.methods import FedAvg
 from fedloge.methods.base import Client, View
 from fedloge.models import SmallCNN
 
+CONFIGS = Path(__file__).parents[1] / "configs" / "cifar10_lt"
 PRINTED = 5e-5
 """Half of the last of the four decimals in the logs."""
 SETTLED = 20
@@ -54,17 +56,12 @@ def facts(reference: str | Path) -> Iterator[Fact]:
 
 
 def labels_only(setting: Setting) -> FederatedDataModule:
-    """CIFAR-10's labels, long-tailed and split as in the parity configurations; its images are single black pixels."""
+    """CIFAR-10's labels, long-tailed and split as the parity configurations say; its images are single black pixels."""
+    config = yaml.safe_load((CONFIGS / "fedloge_parity.yaml").read_text(encoding="utf-8"))["data"]
     train, test = (torch.arange(10).repeat_interleave(count) for count in (5000, 1000))
     pixels = [torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8) for labels in (train, test)]
-    data = FederatedDataModule(
-        Arrays(pixels[0], train, pixels[1], test),
-        num_clients=40,
-        alpha=setting.alpha,
-        imbalance_factor=setting.imbalance_factor,
-        scheme="dirichlet_paper",
-        eval_batch_size=10_000,
-    )
+    config |= {"source": Arrays(pixels[0], train, pixels[1], test), "eval_batch_size": len(test)}
+    data = FederatedDataModule(**config | {"alpha": setting.alpha, "imbalance_factor": setting.imbalance_factor})
     data.setup()
     return data
 

@@ -27,15 +27,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.facts import facts, table
+from benchmarks.facts import CONFIGS, facts, table
 from benchmarks.released import COLUMNS, METHODS, SETTINGS, Curves, Setting, curves
 from benchmarks.worker import versions
 from fedloge import cli
 from fedloge.checkpoint import RunFolder
 from fedloge.errors import FedlogeError
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(__file__).parent / "results"
 
 LOGGED = (10, 50)
 """The rounds that the criterion averages over, first and last, as the logs count them (from 0)."""
@@ -61,8 +60,8 @@ def train(method: str, folder: Path, options: Sequence[str], seconds: float | No
         FedlogeError: If the run cannot begin or go on.
         Interrupted: After Ctrl-C or SIGTERM.
     """
-    config = ROOT / "configs" / "cifar10_lt" / f"{method}_parity.yaml"
-    arguments = ["--config", str(config), *options, f"--trainer.run_dir={folder}", "--report=false", "--resume"]
+    config = str(CONFIGS / f"{method}_parity.yaml")
+    arguments = ["--config", config, *options, f"--trainer.run_dir={folder}", "--report=false", "--resume"]
     with _stopped_after(seconds):
         cli.fit(arguments)
 
