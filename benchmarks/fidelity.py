@@ -160,7 +160,8 @@ def told(method: str, run: Mapping[str, Any]) -> str:
                 lines[-1] += "; mean difference in rounds {} to {} {:+.4f}".format(
                     *run["over"], run["differences"][key]
                 )
-    verdict = {True: "met", False: "NOT met", None: f"needs rounds {LOGGED[0] + 1} to {LOGGED[1] + 1}"}[run["met"]]
+    still = f"open: asks for full scale and rounds {LOGGED[0] + 1} to {LOGGED[1] + 1}"
+    verdict = {True: "met", False: "NOT met", None: still}[run["met"]]
     return "\n".join([*lines, f"  criterion: {verdict}"])
 
 
@@ -172,7 +173,7 @@ def overlay(path: Path, title: str, runs: Mapping[str, tuple[Curves, Curves]]) -
     figure = Figure(figsize=(11, 3.6 * len(runs)), layout="constrained")
     figure.suptitle(f"{title}: released (dashed) and ours")
     for row, (method, (released, ours)) in zip(figure.subplots(len(runs), 2, squeeze=False), runs.items(), strict=True):
-        shown = max((number for values in ours.values() for number in values), default=1)
+        shown = max([LOGGED[1] + 1, *(number for values in ours.values() for number in values)])
         for axes, model in zip(row, ("gm", "pm"), strict=True):
             for color, (part, name) in zip(("C0", "C2", "C1", "C3"), names.items(), strict=True):
                 key = f"{model}_{part}"
@@ -214,7 +215,7 @@ def run(options: argparse.Namespace, more: Sequence[str]) -> Path:
     suffix = "" if options.scale == "full" else f"-{options.scale}"
     result = {**about(), **protocol(setting, options.scale, options.root, arguments), "runs": compared}
     path = write(options.results, f"fidelity-{options.setting}{suffix}", result)
-    overlay(path.with_suffix(".png"), setting.words + suffix, pairs)
+    overlay(path.with_suffix(".png"), f"{setting.words}{suffix.replace('-', ', ')}", pairs)
     return path
 
 
