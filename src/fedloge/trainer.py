@@ -20,7 +20,7 @@ from fedloge.checkpoint import LAST, MARKER, RunFolder, class_rows, client_rows,
 from fedloge.checks import check_choice, check_least, check_not_negative, check_share
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
-from fedloge.evaluation.evaluator import Evaluator, MaskAbsent
+from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
 from fedloge.executors.base import quiet_lightning
@@ -53,9 +53,11 @@ class FederatedTrainer(Trainer):
         on_client_failure: What a client that raises, diverges (NaN, infinite) or loses its worker leads to: ``retry``
             tries once more and then skips it, ``skip`` leaves it out of the round, ``abort`` ends the run.
         min_clients: Fraction of a round's clients that must survive; with fewer the run ends, saved.
-        mask_absent: ``train`` removes from each personal model the classes that its client has no training image of:
-            privileged knowledge, off by default.
+        mask_absent: ``train`` removes from each personal model the classes that its client has no training image of,
+            ``test`` those that it has no test image of (the released code): privileged knowledge, off by default.
         shot_rule: Many/medium/few by cumulative ``mass`` of the training samples (the paper's), or by ``count``.
+        personal_shots: What the rule counts for the personal models: the ``global`` training set, or each client's
+            ``own`` test images (the released code).
         accelerator: ``auto``, ``cpu`` or ``cuda``.
         devices: Lightning's ``devices``; one device is used.
         precision: Lightning's ``precision``.
@@ -86,8 +88,9 @@ class FederatedTrainer(Trainer):
         overwrite: bool = False,
         on_client_failure: Literal["retry", "skip", "abort"] = "retry",
         min_clients: float = 0.5,
-        mask_absent: Literal["off", "train", False] = "off",
+        mask_absent: Literal["off", "train", "test", False] = "off",
         shot_rule: ShotRule = "mass",
+        personal_shots: PersonalShots = "global",
         accelerator: str = "auto",
         devices: int | list[int] = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
@@ -132,6 +135,7 @@ class FederatedTrainer(Trainer):
         self.on_client_failure, self.min_clients = on_client_failure, min_clients
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
         self.shot_rule: ShotRule = shot_rule
+        self.personal_shots: PersonalShots = personal_shots
         attempts = 2 if on_client_failure == "retry" else 1
         device = self.strategy.root_device
         self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts, profile)
@@ -274,7 +278,16 @@ class FederatedTrainer(Trainer):
         self.executor.start(method, data, self.local_settings)
         workers = self.executor.workers if isinstance(self.executor, Processes) else 1  # they wait meanwhile
         threads, device = max(workers, self.local_settings.threads), self.strategy.root_device
-        self.evaluator = Evaluator(method, data, self.population, self.mask_absent, self.shot_rule, device, threads)
+        self.evaluator = Evaluator(
+            method,
+            data,
+            self.population,
+            self.mask_absent,
+            self.shot_rule,
+            device,
+            threads,
+            self.personal_shots,
+        )
 
     def _work(self) -> float:
         """How much there is to train: passes of an image through the network, times its parameters."""
@@ -414,7 +427,11 @@ class FederatedTrainer(Trainer):
             "seed": self.seed,
         }
         protocol = {
-            "shots": {"rule": self.shot_rule, "groups": list(self.evaluator.groups)},
+            "shots": {
+                "rule": self.shot_rule,
+                "groups": list(self.evaluator.groups),
+                "personal": self.personal_shots,
+            },
             "mask_absent": self.mask_absent,
             "privileged": list(self.method.privileged),
             "finalized": self.method.finalized,

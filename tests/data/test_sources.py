@@ -187,6 +187,14 @@ def test_cifar_through_torchvision(monkeypatch):
     assert dataset.test_labels.tolist() == [0, 1, 0, 1]
 
 
+def test_cifar_takes_other_statistics():
+    other = CIFAR10(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
+    assert (other.mean, other.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert CIFAR10().mean == (0.4914, 0.4822, 0.4465)
+    with pytest.raises(ConfigError, match="One per channel"):
+        CIFAR10(mean=[0.5])
+
+
 def test_cifar_class_names_are_known_before_loading():
     assert CIFAR10().class_names[:2] == ("airplane", "automobile")
     assert (CIFAR10().num_classes, CIFAR100().num_classes) == (10, 100)

@@ -38,6 +38,17 @@ def test_published_sizes():
     assert sizes[2] == 25_557_032 - 2_049_000
 
 
+def test_convolutions_can_be_drawn_as_torch_draws_them():
+    """U(±1/√fan_in) has variance 1/(3 fan_in); He's has 2/fan_out, six times as much in a 3x3 layer from 64 to 64."""
+    for init, variance in (("torch", 1 / (3 * 9 * 64)), ("he", 2 / (9 * 64))):
+        weight = ResNet(18, init=init).net.layer1[0].conv1.weight
+        assert weight.var().item() == pytest.approx(variance, rel=0.05)
+    assert weight.abs().max() > (9 * 64) ** -0.5
+    assert ResNet(18, init="torch").net.conv1.weight.abs().max() <= 27**-0.5
+    with pytest.raises(ConfigError, match=r"model\.backbone\.init=.*xavier.*Choose one of he, torch"):
+        ResNet(18, init="xavier")
+
+
 def test_a_fixed_head_has_no_parameters():
     assert list(FixedLinear(4, 3, bias=True).parameters()) == []
 

@@ -157,8 +157,8 @@ def test_what_makes_runs_incomparable_is_said(make_run):
         [make_run("a"), make_run("b", num_clients=4, mask_absent="train", rounds=3, privileged=["class_counts"])]
     )
     text = " ".join(headline.warnings(runs))
-    assert "b: classes absent" in text
     assert "b: privileged knowledge, the server knows all clients' class counts." in text
+    assert "b: privileged knowledge, in personal models classes absent from a client's training data are masked" in text
     assert "not made on the same partition" in text
     assert "different numbers of rounds: 3, 4" in text
     assert headline.warnings(runs[:1]) == []

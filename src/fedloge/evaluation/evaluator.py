@@ -15,7 +15,8 @@ from fedloge.evaluation.shots import SHOTS, ShotRule, shots
 from fedloge.methods.base import Client, Method, View, within_any
 from fedloge.state import FederatedState, SharedState, Tensors
 
-MaskAbsent = Literal["off", "train"]
+MaskAbsent = Literal["off", "train", "test"]
+PersonalShots = Literal["global", "own"]
 
 
 class TestData(Protocol):
@@ -63,7 +64,7 @@ class Evaluation:
         global_confusion: Of the generic model on the global test set [C, C]; None for a method without one.
         personal_confusion: Of all personal models on their own test sets, summed [C, C]; None likewise.
         clients: A score per client that has test images.
-        groups: many, medium or few for every class.
+        groups: many, medium or few for every class, by the global training counts.
     """
 
     global_confusion: Tensor | None
@@ -112,9 +113,12 @@ class Evaluator:
         method: The module that states are loaded into.
         data: The test data.
         population: All K clients.
-        mask_absent: ``train`` removes, for each personal model, the classes that its client has no training image of.
-            This is privileged knowledge that baselines usually do not use, so it is off by default.
+        mask_absent: ``train`` removes, for each personal model, the classes that its client has no training image of,
+            ``test`` those that it has no test image of, as the released code does. Either is privileged knowledge that
+            baselines usually do not use, so it is off by default.
         shot_rule: How classes are grouped.
+        personal_shots: The counts that group a client's classes: N_c, those of the ``global`` training set, or those of
+            its ``own`` test set, as in the released code.
         device: Where to compute.
         threads: Of torch on the CPU; forward passes give the same whatever their number.
     """
@@ -128,8 +132,9 @@ class Evaluator:
         shot_rule: ShotRule = "mass",
         device: torch.device | None = None,
         threads: int = 1,
+        personal_shots: PersonalShots = "global",
     ) -> None:
-        self.threads = threads
+        self.threads, self.shot_rule, self.personal_shots = threads, shot_rule, personal_shots
         self.method, self.data, self.population = method, data, population
         self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
         self.groups = tuple(shots(data.class_counts, shot_rule))
@@ -160,9 +165,9 @@ class Evaluator:
                 continue
             features = self._features_of(state, state.clients[client.id], "personal", indices)
             logits = self.method.logits(features, "personal")
-            if mask == "train":
-                absent = torch.tensor(client.class_counts, device=self.device) == 0
-                logits = logits.masked_fill(absent, float("-inf"))
+            if mask != "off":
+                counts = torch.tensor(client.class_counts) if mask == "train" else self._test_counts(indices)
+                logits = logits.masked_fill(counts.to(self.device) == 0, float("-inf"))
             yield client, self._confusion(logits, indices)
 
     def _features_of(
@@ -209,7 +214,12 @@ class Evaluator:
         labels = self.data.test_labels.to(self.device)[indices]
         return metrics.confusion(logits.argmax(1), labels, self.method.num_classes).cpu()
 
+    def _test_counts(self, indices: Tensor) -> Tensor:
+        return self.data.test_labels.to(indices.device)[indices].bincount(minlength=self.method.num_classes)
+
     def _score(self, client: Client, matrix: Tensor) -> ClientScore:
+        own = self.personal_shots == "own"
+        groups = shots(matrix.sum(1).tolist(), self.shot_rule) if own else self.groups
         return ClientScore(
             client=client.id,
             n_train=client.num_examples,
@@ -217,7 +227,7 @@ class Evaluator:
             accuracy=metrics.accuracy(matrix),
             macro_f1=metrics.f1(matrix, "macro"),
             weighted_f1=metrics.f1(matrix, "weighted"),
-            groups=metrics.group_accuracies(matrix, self.groups, SHOTS),
+            groups=metrics.group_accuracies(matrix, groups, SHOTS),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet as tv
 
+from fedloge.checks import check_choice
 from fedloge.errors import ConfigError
 from fedloge.models.base import Backbone
 
@@ -18,6 +19,9 @@ class ResNet(Backbone):
         depth: 18, 34 or 50; d is 512, 512 or 2048.
         stem: ``cifar`` has a 3x3 convolution and no max-pooling (32x32 images), ``imagenet`` the original 7x7.
         in_channels: Channels of the images.
+        init: Of the convolutions: ``he``, N(0, 2/fan_out) as in torchvision, or ``torch``, its layers' default
+            U(±1/√fan_in), as in the released code. BatchNorm undoes the scale of a filter, but a filter of a sixth of
+            the squared norm (3x3, as many channels in as out) turns six times as fast.
     """
 
     def __init__(
@@ -25,8 +29,10 @@ class ResNet(Backbone):
         depth: Literal[18, 34, 50] = 18,
         stem: Literal["cifar", "imagenet"] = "cifar",
         in_channels: int = 3,
+        init: Literal["he", "torch"] = "he",
     ) -> None:
         super().__init__()
+        check_choice("model.backbone.init", init, ("he", "torch"))
         builders = {18: tv.resnet18, 34: tv.resnet34, 50: tv.resnet50}
         if depth not in builders:
             raise ConfigError("model.backbone.depth", depth, "is not one of 18, 34, 50", "For others use CifarResNet.")
@@ -39,6 +45,9 @@ class ResNet(Backbone):
             net.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         net.fc = nn.Identity()
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        for module in net.modules() if init == "torch" else ():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from fedloge.evaluation.shots import SHOTS
 from fedloge.report.figures.base import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
-from fedloge.report.tables import PRIVILEGES
+from fedloge.report.tables import MASKED, PRIVILEGES
 
 GENERIC = {"accuracy": "acc", "many": "acc_many", "medium": "acc_medium", "few": "acc_few"}
 PERSONAL = {
@@ -110,10 +110,10 @@ def warnings(runs: Sequence[RunData]) -> list[str]:
         for name in run.summary.get("privileged", ())
     ]
     for run in runs:
-        if run.summary["mask_absent"] != "off":
+        if run.summary["mask_absent"] in MASKED:
             found.append(
-                f"{run.name}: classes absent from a client's training data were masked in its personal model, which is "
-                "knowledge that other methods do not use."
+                f"{run.name}: privileged knowledge, in personal models {MASKED[run.summary['mask_absent']]}; other "
+                "methods do not use it."
             )
     if len({run.partition.sha256 for run in runs}) > 1:
         found.append("The runs were not made on the same partition: clients and test sets differ between them.")
@@ -163,7 +163,9 @@ def _shot_words(run: RunData) -> str:
     }
     rule = run.summary["shots"]["rule"]
     sizes = ", ".join(f"{list(run.groups).count(group)} {group}" for group in SHOTS)
-    return f"{rules.get(rule, rule)} ({sizes})"
+    own = run.summary["shots"].get("personal") == "own"
+    personal = "; for personal models by the client's own test images" if own else ""
+    return f"{rules.get(rule, rule)} ({sizes}{personal})"
 
 
 # Cards -------------------------------------------------------------------------------------------------------

@@ -25,6 +25,12 @@ PRIVILEGES = {
 }
 """What a method's ``privileged`` means."""
 
+MASKED = {
+    "train": "classes absent from a client's training data are masked",
+    "test": "classes absent from a client's test data are masked",
+}
+"""What ``trainer.mask_absent`` means where it is on."""
+
 
 def accuracy_table(summary: Mapping[str, Any]) -> Table:
     """Generic and personal accuracy in percent, before and after realignment, from ``summary.json``."""
@@ -36,9 +42,10 @@ def accuracy_table(summary: Mapping[str, Any]) -> Table:
     for model, heads, part in accuracy_rows(summary):
         table.add_row(model, heads, *(_cell(part, keys) for keys in COLUMNS.values()))
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]
-    note = f"last round; many/medium/few by {rule}; personal: mean over clients, std and worst tenth"
+    own = " (personal: of the client's own test images)" if summary["shots"].get("personal") == "own" else ""
+    note = f"last round; many/medium/few by {rule}{own}; personal: mean over clients, std and worst tenth"
     known = [PRIVILEGES[name] for name in summary.get("privileged", ())]
-    known += ["classes absent from a client's training data are masked"] if mask == "train" else []
+    known += [MASKED[mask]] if mask in MASKED else []
     table.caption = note + (f"; privileged knowledge: {', '.join(known)}" if known else "")
     return table
 

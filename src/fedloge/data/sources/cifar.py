@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torchvision import datasets
 
 from fedloge.data.images import TensorImages
-from fedloge.data.sources.base import Dataset, Source
+from fedloge.data.sources.base import Dataset, Source, check_statistics
 from fedloge.errors import DataError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -33,8 +34,15 @@ class _CIFAR(Source):
     image_size = 32
     dataset: ClassVar[Any]
 
-    def __init__(self, root: str = "data", download: bool = False) -> None:
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
         self.root, self.download = root, download
+        self.mean, self.std = check_statistics(self.channels, mean or self.mean, std or self.std)
 
     def prepare(self) -> None:
         """Download, if asked for.
@@ -84,6 +92,8 @@ class CIFAR10(_CIFAR):
     Args:
         root: Folder that holds ``cifar-10-batches-py``.
         download: Fetch it into ``root`` if it is not there.
+        mean: Per channel, of images scaled to [0, 1]; None takes the dataset's own.
+        std: Likewise.
     """
 
     name = "CIFAR-10"
@@ -99,6 +109,8 @@ class CIFAR100(_CIFAR):
     Args:
         root: Folder that holds ``cifar-100-python``.
         download: Fetch it into ``root`` if it is not there.
+        mean: Per channel, of images scaled to [0, 1]; None takes the dataset's own.
+        std: Likewise.
     """
 
     name = "CIFAR-100"
