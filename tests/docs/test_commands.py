@@ -91,6 +91,18 @@ def check_tables(words):
     assert table.main([*words[3:], "--check"]) == 0
 
 
+def check_fidelity(words):
+    """The arguments are accepted."""
+    from benchmarks import fidelity
+
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity, "check", lambda options: asked.append(options) or 0)
+        patch.setattr(fidelity, "run", lambda options, more: asked.append(options))
+        assert fidelity.main(words[3:]) == 0
+    assert asked[0].reference == "FOLDER"
+
+
 def check_study(words):
     """The study has rows at that scale."""
     from fedloge.study import load_study
@@ -124,6 +136,7 @@ NOT_RUN = {
     "mkdocs": ("is done by tests/docs/test_site.py; serving never ends", check_site),
     "python -m benchmarks.run": ("takes hours; tests/benchmarks runs small ones", check_benchmark),
     "python -m benchmarks.table": ("would write the page", check_tables),
+    "python -m benchmarks.fidelity": ("needs the published numbers; tests/benchmarks runs a mini one", check_fidelity),
     "fedloge study .* --scale=\\w+": ("takes minutes to days; tests/test_study.py runs tiny ones", check_study),
     "fedloge collapse huggingface": ("needs a model; tests/collapse makes one", check_huggingface),
 }
