@@ -77,6 +77,12 @@ def test_ours_stand_beside_the_paper(done):
     assert f"| FedAvg | {100 * mean:.1f} ± {100 * deviation:.1f} (12.34) |" in text
     assert "**Not the paper's setting**, which is somewhere else. Scale `tiny`: a test. In parentheses" in text
     assert "Not at this scale: full only." in text
+    last = [
+        json.loads(Path(run, "summary.json").read_text())["last10"]["global"]["mean"] for run in row["runs"].split()
+    ]
+    steady = text.partition("last 10 rounds")[2]
+    assert f"| FedAvg | {100 * sum(last) / 2:.1f} ± " in steady
+    assert "no GA-FR" not in steady
 
 
 def test_what_has_no_number_is_told_apart(done):

@@ -187,7 +187,7 @@ def load_study(
             continue
         base = _read(Path(path).parent / file, "scales", SCALE_KEYS)
         _override(base, {**at, **said.get("options", {})}, overrides)
-        told.append(str(base.pop("about", file)))
+        told.append(", ".join([str(base.pop("about", file)), *([f"with {_words(at)}"] if at else [])]))
         cells = Cells(Path(output_dir) / scale / "cells", _seeds(base.pop("seeds", [0])))
         entries += [_entry(cells, base, str(name), str(setting), row) for name, row in rows.items()]
     if not entries:

@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,27 @@ def write_study(study: Study, values: Sequence[Value]) -> Path:
 
 def study_markdown(study: Study, values: Sequence[Value]) -> str:
     """Title, what this is and is not, the table, and notes."""
-    head, *lines = study_lines(study, values)
-    table = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+    table = _markdown(study_lines(study, values))
     notes = [f"- {note}" for note in study_notes(study, values)]
-    return "\n".join([f"# {study.title}", "", banner(study), "", *table, "", *notes]) + "\n"
+    steady = last10_markdown(study)
+    return "\n".join([f"# {study.title}", "", banner(study), "", *table, "", *steady, *notes]) + "\n"
+
+
+def last10_markdown(study: Study) -> list[str]:
+    """GM and PM as trained, by the mean of the last ten rounds, for rows that are trainings of their own."""
+    measures = [f"{measure} last 10" for measure in ("GM", "PM") if measure in study.measures]
+    trained = [entry for entry in study.entries if entry.cells and not entry.cells[0].source]
+    steady = replace(study, measures=measures, entries=[replace(entry, printed={}) for entry in trained])
+    values = study_values(steady)
+    if not any(value.ours for value in values):
+        return []
+    title = "Mean over the evaluations of the last 10 rounds, before any realignment or fine-tuning:"
+    return [title, "", *_markdown(study_lines(steady, values)), ""]
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
+    head, *rest = lines
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rest)]
 
 
 def banner(study: Study) -> str:
