@@ -212,7 +212,12 @@ def run(options: argparse.Namespace, more: Sequence[str]) -> Path:
         if options.scale != "full":
             compared[method]["met"] = None
         print(told(method, compared[method]))
-    suffix = "" if options.scale == "full" else f"-{options.scale}"
+    compared = {method: run for method, run in compared.items() if run["rounds"]}
+    if not compared:
+        raise FedlogeError(f"no round was done in --minutes={options.minutes:g}. Give it more: whole rounds are kept.")
+    some = "" if len(compared) == len(METHODS) else "-" + "-".join(compared)
+    suffix = some if options.scale == "full" else f"{some}-{options.scale}"
+    pairs = {method: pairs[method] for method in compared}
     result = {**about(), **protocol(setting, options.scale, options.root, arguments), "runs": compared}
     path = write(options.results, f"fidelity-{options.setting}{suffix}", result)
     overlay(path.with_suffix(".png"), f"{setting.words}{suffix.replace('-', ', ')}", pairs)

@@ -12,8 +12,8 @@ from fedloge.cells import Cell, run_cells
 from fedloge.cli import main
 from fedloge.config import build
 from fedloge.errors import FedlogeError
-from fedloge.report.study import study_values, write_study
-from fedloge.study import SCALES, load_study
+from fedloge.report.study import Value, study_values, write_study
+from fedloge.study import SCALES, Entry, load_study
 
 ROOT = Path(__file__).parents[1]
 STUDIES = sorted(path for pattern in ("table*.yaml", "fig*.yaml") for path in (ROOT / "configs/studies").glob(pattern))
@@ -182,21 +182,85 @@ def test_every_printed_number_is_the_papers():
     ("changes", "message"),
     [
         ({"kind": "picture"}, "kind='picture'"),
-        ({"rows": {}}, r"rows=\{\} must be a mapping with an entry"),
-        ({"rows": {"a": {"methd": 1}}}, r"rows\.a\.methd=1 is not known"),
-        ({"rows": {"a": 3}}, r"rows\.a=3 must be a mapping"),
-        ({"rows": [1]}, r"rows=\[1\] must be a mapping"),
-        ({"at": 3}, "at=3 must be a mapping"),
-        ({"colour": 1}, "colour=1 is not known"),
-        ({"scales": {"full": "scale.yaml"}}, "scale='tiny' is not one of"),
-        ({"scales": {"tiny": "none.yaml"}}, "none.yaml' cannot be read"),
-        ({"at": {"tiny": {"seeds": 3}}}, "seeds=3 must be a list"),
+        ({"kind": "curve"}, "of a curve must be numbers"),
         ({"kind": "frames"}, r"at\.tiny=\{\} must hold num_classes and dim"),
+        ({"kind": "frames", "at": {"tiny": {"num_classes": 3, "dim": "x"}}}, "dim='x' must be a whole number"),
+        ({"rows": {}}, r"rows=\{\} has no entry"),
+        ({"rows": [1]}, r"rows=\[1\] must be a mapping"),
+        ({"rows": {"a": 3}}, r"rows\.a=3 must be a mapping"),
+        ({"rows": {"a": {"methd": 1}}}, r"rows\.a: methd=1 is not known"),
+        ({"rows": {"a": {"options": [1]}}}, r"options=\[1\] must be a mapping"),
+        ({"rows": {"a": {"realign": [1]}}}, r"realign=\[1\] must be a mapping"),
+        ({"rows": {"a": {"printed": {"mild": {"GM": "42.3"}}}}}, "printed.GM='42.3' must be a number"),
+        ({"notes": "hello"}, "notes='hello' must be a list"),
+        ({"at": 3}, "at=3 must be a mapping"),
+        ({"at": {"tiny": 3}}, r"at\.tiny=3 must be a mapping"),
+        ({"at": {"tiny": {"seeds": 3}}}, "seeds=3 must be a list"),
+        ({"settings": {"mild": {"options": [1]}}}, r"settings\.mild: options=\[1\] must be a mapping"),
+        ({"colour": 1}, "colour=1 is not known"),
+        ({"scales": {"full": "scale.yaml"}, "settings": None}, "scale='tiny' is not one of"),
+        ({"scales": {"tiny": "none.yaml"}}, "none.yaml' cannot be read"),
     ],
 )
 def test_bad_studies_are_told(tmp_path, changes, message):
     with pytest.raises(FedlogeError, match=message):
         load_study(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("override", ["--model=FedAvg", "--model.class_path=FedAvg", "--methods=3", "--trainer=5", "x"])
+def test_bad_overrides_are_told(tmp_path, override):
+    with pytest.raises(FedlogeError, match="cannot be given to a study"):
+        load_study(written(tmp_path), overrides=[override])
+    with pytest.raises(FedlogeError, match="nothing is trained"):
+        load_study(ROOT / "configs/studies/table6.yaml", overrides=["--trainer.rounds=2"])
+
+
+def test_the_command_line_stands_above_the_scale_and_below_the_row(tmp_path):
+    rows = {"a": {}, "b": {"options": {"gamma": 0.3}}}
+    source = "{class_path: ImageFolder, init_args: {root: here}}"
+    overrides = ["--model.gamma=0.5", "--model.lr=0.1", f"--data.source={source}", "--seeds=[7]"]
+    study = load_study(written(tmp_path, rows=rows), overrides=overrides)
+    arguments = [entry.cells[0].options["model"]["init_args"] for entry in study.entries]
+    assert [(each["gamma"], each["lr"]) for each in arguments] == [(0.5, 0.1), (0.3, 0.1)]
+    assert study.cells()[0].options["data"]["source"]["init_args"] == {"root": "here"}
+    assert [cell.seed for cell in study.cells()] == [7, 7]
+    assert "with model.gamma=0.5 model.lr=0.1" in study.about
+
+
+def test_other_images_are_other_runs(tmp_path):
+    runs = [
+        load_study(written(tmp_path), overrides=[f"--data.source.init_args.root={root}"]).cells()[0].run
+        for root in ("here", "there")
+    ]
+    assert runs[0] != runs[1]
+
+
+def test_numbers_of_some_seeds_say_so():
+    cells = [Cell("a", seed, {}, Path("nowhere")) for seed in (0, 1)]
+    value = Value(Entry("a", "", {}, {}, cells), "first round", [2.0], 83)
+    assert value.text() == "2.0, 1 of 2 seeds (83)"
+    assert not value.whole
+
+
+def test_a_run_that_cannot_be_analysed_is_told_and_the_others_go_on(done):
+    folder, _ = done
+    changes = {"measures": ["ρ(m, v)"], "rows": {"FedPer": {"method": "FedPer"}, "FedLoGe": {}}}
+    study = load_study(written(folder, **changes), output_dir=folder / "out")
+    text = write_study(study, study_values(study)).read_text()
+    assert "| FedPer | failed |" in text
+    assert re.search(r"\| FedLoGe \| -?0\.\d{3} ± ", text)
+    assert "FedPer has no generic model" in text
+
+
+def test_no_jobs_are_refused(tmp_path, capsys):
+    assert main(["study", str(written(tmp_path)), "--jobs=-1", "--output_dir", str(tmp_path / "out")]) == 2
+    assert "jobs=-1 must be at least 1" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_is_a_file_is_told(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["study", str(written(tmp_path)), "--output_dir", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from fedloge.checks import check_least
 from fedloge.errors import FedlogeError, RunError
 
 Options = Mapping[str, Any]
@@ -24,7 +26,6 @@ Options = Mapping[str, Any]
 EXECUTION = (
     *(f"trainer.{name}" for name in ("executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
     *(f"trainer.{name}" for name in ("checkpoint_every", "accelerator", "devices")),
-    "data.source.init_args.root",
     "report",
 )
 """Options that say where and how a run is done; its result does not depend on them."""
@@ -108,6 +109,9 @@ def run_cells(
     Raises:
         RunError: If one of them was run with other options before.
     """
+    check_least("jobs", jobs, 1)
+    from fedloge.storage import clear_os_errors
+
     for cell in cells:
         cell.check()
     jobs = jobs or os.cpu_count() or 1
@@ -122,8 +126,9 @@ def run_cells(
             ready = [cell for cell in waiting if cell.source is None or cell.source.done]
             for cell in ready[: jobs - len(running)]:
                 waiting.remove(cell)
-                cell.folder.mkdir(parents=True, exist_ok=True)
-                cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
+                with clear_os_errors(str(cell.folder)):
+                    cell.folder.mkdir(parents=True, exist_ok=True)
+                    cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
                 process = start(target=_in_child, args=(cell,))
                 process.start()
                 running.append((cell, process))
@@ -218,3 +223,19 @@ def read_mapping(path: str | Path, argument: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FedlogeError(f"{argument}={str(path)!r} holds no mapping.")
     return content
+
+
+def merged(first: Options, *others: Options) -> dict[str, Any]:
+    """Nested options with those of the others put over them; another ``class_path`` comes with options of its own."""
+    result = copy.deepcopy(dict(first))
+    for other in others:
+        for key, value in other.items():
+            result[key] = _over(result.get(key), value)
+    return result
+
+
+def _over(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return copy.deepcopy(new)
+    replaced = "class_path" in new and new["class_path"] != old.get("class_path")
+    return copy.deepcopy(dict(new)) if replaced else merged(old, new)

@@ -108,7 +108,10 @@ def override_value(content: dict[str, Any], override: str) -> None:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
             raise FedlogeError(f"{override!r} cannot be set: {key} is not a section.")
-    place[last] = yaml.safe_load(match[2])
+    try:
+        place[last] = yaml.safe_load(match[2])
+    except yaml.YAMLError as error:
+        raise FedlogeError(f"{override!r} is not understood: {match[2]!r} is not YAML.") from error
 
 
 def slug(name: str) -> str:

@@ -36,7 +36,7 @@ CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sour
 HARMLESS = (
     *EXECUTION,
     *("trainer.rounds", "trainer.on_client_failure", "trainer.min_clients"),
-    *("data.partition_file", "seed_everything"),
+    *("data.partition_file", "data.source.init_args.root", "seed_everything"),
 )
 """Options that may change when a run goes on without changing what it means. The partition is checked by its hash."""
 

@@ -5,25 +5,43 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedloge.cells import Cell, flatten, meaning, read_mapping, run_cells
+from fedloge.cells import EXECUTION, Cell, flatten, meaning, merged, read_mapping, run_cells
 from fedloge.checks import check_choice
 from fedloge.compare import override_value, slug
-from fedloge.errors import ConfigError
+from fedloge.errors import ConfigError, FedlogeError
 from fedloge.sweep import set_option
 
 SCALES = ("tiny", "small", "full")
-KINDS = ("table", "curve", "frames", "degeneration", "pruning", "tsne", "cosines")
-"""What a study shows: accuracies as a table or over a number, statistics of SSE-C, or diagnostics of trained runs."""
+UNTRAINED = ("frames", "cosines")
+KINDS = ("table", "curve", "degeneration", "pruning", "tsne", *UNTRAINED)
+"""What a study shows: accuracies as a table or over a number, diagnostics of trained runs, or SSE-C by itself."""
 
-STUDY_KEYS = ("title", "kind", "paper", "notes", "scales", "at", "measures", "x", "reach", "settings", "rows")
-SCALE_KEYS = ("about", "seeds", "methods", "trainer", "model", "data")
-ROW_KEYS = ("method", "options", "realign", "printed")
-SETTING_KEYS = ("options", "scales")
+STUDY_KEYS: Mapping[str, type] = {
+    **{"title": str, "kind": str, "paper": str, "notes": list, "scales": dict, "at": dict, "measures": list, "x": str},
+    **{"reach": dict, "settings": dict, "rows": dict},
+}
+SCALE_KEYS: Mapping[str, type] = {
+    "about": str,
+    "seeds": list,
+    "methods": dict,
+    "trainer": dict,
+    "model": dict,
+    "data": dict,
+}
+ROW_KEYS: Mapping[str, type] = {"method": str, "options": dict, "realign": dict, "printed": dict}
+SETTING_KEYS: Mapping[str, type] = {"options": dict, "scales": dict}
+FRAME_KEYS: Mapping[str, type] = {"num_classes": int, "dim": int}
+"""What the sections of a file may hold."""
+
+WORDS = {str: "a text", list: "a list", dict: "a mapping", int: "a whole number"}
+OVERRIDE = re.compile(r"--(seeds|(trainer|data)\.[\w.]+|model\.(?!class_path\b)[\w.]+)=")
+"""Options that all runs of a study may be given."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,7 @@ class Study:
         left_out: Settings that this scale does not have.
         output_dir: Where the results go; the runs are beside it, shared with the other studies.
         jobs: Runs at once; None takes one per core.
-        shape: Where nothing is trained (``kind=frames``): ``num_classes`` and ``dim``.
+        shape: Where nothing is trained (``UNTRAINED``): ``num_classes`` and ``dim``.
     """
 
     name: str
@@ -146,74 +164,93 @@ def load_study(
         FedlogeError: If a file or an override is malformed, or the study does not have the scale.
     """
     check_choice("scale", scale, SCALES)
-    content = _read(path, "FILE", STUDY_KEYS)
+    for override in overrides:
+        if not OVERRIDE.match(override):
+            remedy = "Write --seeds=[0,1], or an option of `fedloge fit` such as --trainer.rounds=2 or --model.lr=0.1"
+            raise FedlogeError(f"{override!r} cannot be given to a study. {remedy}.")
+    content = _typed(read_mapping(path, "FILE"), STUDY_KEYS, str(path))
     kind = content.get("kind", "table")
     check_choice(f"{path}: kind", kind, KINDS)
-    if not content.get("rows"):
-        raise ConfigError(f"{path}: rows", content.get("rows"), "must be a mapping with an entry", "Name a row.")
-    rows = {name: row or {} for name, row in _section(content, "rows", path).items()}
-    for name, row in rows.items():
-        _refuse_unknown(row, ROW_KEYS, f"rows.{name}", path)
+    rows = {name: _typed(row or {}, ROW_KEYS, f"{path}: rows.{name}") for name, row in content.get("rows", {}).items()}
+    if not rows:
+        raise ConfigError(f"{path}: rows", {}, "has no entry", "Name a row.")
+    if kind == "curve" and not all(_number(name) for name in rows):
+        raise ConfigError(f"{path}: rows", list(rows), "of a curve must be numbers", "For example '0.1'.")
     common: dict[str, Any] = {
         "name": Path(path).stem,
-        "title": str(content.get("title", Path(path).stem)),
+        "title": content.get("title", Path(path).stem),
         "kind": kind,
         "scale": scale,
-        "paper": str(content.get("paper", "")),
-        "notes": list(content.get("notes") or ()),
-        "measures": list(content.get("measures") or ("GM", "PM")),
+        "paper": content.get("paper", ""),
+        "notes": content.get("notes", ()),
+        "measures": content.get("measures", ("GM", "PM")),
         "output_dir": Path(output_dir) / scale / Path(path).stem,
-        "x": str(content.get("x", "")),
-        "reach": _section(content, "reach", path).get(scale),
+        "x": content.get("x", ""),
+        "reach": content.get("reach", {}).get(scale),
         "jobs": jobs,
     }
-    at = _section(content, "at", path).get(scale) or {}
-    if kind == "frames":
-        if at.keys() != {"num_classes", "dim"}:
-            raise ConfigError(f"{path}: at.{scale}", at, "must hold num_classes and dim", "Give both.")
-        frames = [
-            Entry(str(name), "", row.get("options") or {}, row.get("printed") or {}) for name, row in rows.items()
-        ]
-        about = f"C = {at['num_classes']}, d = {at['dim']}; nothing is trained"
-        return Study(**common, about=about, entries=frames, shape=at)
+    at = content.get("at", {}).get(scale) or {}
+    if kind in UNTRAINED:
+        return _frames(common, rows, _typed(at, FRAME_KEYS, f"{path}: at.{scale}"), overrides)
     entries: list[Entry] = []
     left_out: list[str] = []
     told: list[str] = []
-    for setting, said in (_section(content, "settings", path) or {"": {}}).items():
-        _refuse_unknown(said, SETTING_KEYS, f"settings.{setting}", path)
-        file = {**_section(content, "scales", path), **said.get("scales", {})}.get(scale)
+    for setting, said in content.get("settings", {"": {}}).items():
+        said = _typed(said or {}, SETTING_KEYS, f"{path}: settings.{setting}")
+        file = {**content.get("scales", {}), **said.get("scales", {})}.get(scale)
         if file is None:
             left_out.append(str(setting))
             continue
-        base = _read(Path(path).parent / file, "scales", SCALE_KEYS)
-        _override(base, {**at, **said.get("options", {})}, overrides)
-        told.append(", ".join([str(base.pop("about", file)), *([f"with {_words(at)}"] if at else [])]))
-        cells = Cells(Path(output_dir) / scale / "cells", _seeds(base.pop("seeds", [0])))
-        entries += [_entry(cells, base, str(name), str(setting), row) for name, row in rows.items()]
+        base = _typed(read_mapping(Path(path).parent / str(file), "scales"), SCALE_KEYS, str(file))
+        options = {**_typed(at, {}, f"{path}: at.{scale}"), **said.get("options", {})}
+        for name, value in options.items():
+            set_option(base, str(name), value)
+        given: dict[str, Any] = {}
+        for override in overrides:
+            override_value(given, override)
+        unnamed = tuple(f"--{name}" for name in (*EXECUTION, "data.source.init_args.root"))
+        changes = _words(at, [override for override in overrides if not override.startswith(unnamed)])
+        told.append(base.pop("about", str(file)) + (f", with {changes}" if changes else ""))
+        seeds = _seeds(given.pop("seeds", base.pop("seeds", [0])))
+        cells = Cells(Path(output_dir) / scale / "cells", seeds)
+        entries += [_entry(cells, base, given, str(name), str(setting), row) for name, row in rows.items()]
     if not entries:
         raise ConfigError("scale", scale, f"is not one of {str(path)!r}", f"It has {', '.join(_scales(content))}.")
     return Study(**common, about="; ".join(dict.fromkeys(told)), entries=entries, left_out=left_out)
 
 
-def _entry(cells: Cells, base: Mapping[str, Any], name: str, setting: str, row: Mapping[str, Any]) -> Entry:
-    method, own = row.get("method", "FedLoGe"), row.get("options") or {}
-    options = copy.deepcopy({key: value for key, value in base.items() if key != "methods"})
-    model = options.setdefault("model", {})
-    model["class_path"] = method
-    defaults = base.get("methods", {}).get(method) or {}
-    model["init_args"] = {**model.get("init_args", {}), **defaults, **own}
-    printed = row.get("printed") or {}
+def _frames(
+    common: Mapping[str, Any], rows: Mapping[Any, Any], shape: Mapping[str, int], overrides: Sequence[str]
+) -> Study:
+    if overrides:
+        raise FedlogeError(f"{overrides[0]!r} has no meaning for {common['name']}: nothing is trained. Leave it out.")
+    if shape.keys() != FRAME_KEYS.keys():
+        raise ConfigError(f"at.{common['scale']}", dict(shape), "must hold num_classes and dim", "Give both.")
+    entries = [Entry(str(name), "", row.get("options", {}), row.get("printed", {})) for name, row in rows.items()]
+    about = f"C = {shape['num_classes']}, d = {shape['dim']}; nothing is trained"
+    return Study(**common, about=about, entries=entries, shape=shape)
+
+
+def _entry(
+    cells: Cells, base: Mapping[str, Any], given: Mapping[str, Any], name: str, setting: str, row: Mapping[str, Any]
+) -> Entry:
+    """A row's runs: options of the scale, of its method, of the command line and of the row, the last one winning."""
+    method, own = row.get("method", "FedLoGe"), row.get("options", {})
+    options = merged({key: value for key, value in base.items() if key != "methods"}, given)
+    arguments = (
+        base.get("model", {}),
+        {"init_args": base.get("methods", {}).get(method) or {}},
+        given.get("model", {}),
+    )
+    options["model"] = merged(merged({}, *arguments), {"class_path": method, "init_args": own})
+    printed = row.get("printed", {})
     if setting:
         printed = printed.get(setting) or {}
+    for measure, value in printed.items():
+        if not isinstance(value, int | float):
+            raise ConfigError(f"rows.{name}.printed.{measure}", value, "must be a number", "Write it as printed.")
     label = " ".join(part for part in (method, _words(own), setting) if part)
-    return Entry(name, setting, own, printed, cells.make(label, options, row.get("realign") or {}))
-
-
-def _override(base: dict[str, Any], options: Mapping[str, Any], overrides: Iterable[str]) -> None:
-    for name, value in options.items():
-        set_option(base, name, value)
-    for override in overrides:
-        override_value(base, override)
+    return Entry(name, setting, own, printed, cells.make(label, options, row.get("realign", {})))
 
 
 def _seeds(seeds: Any) -> list[int]:
@@ -227,8 +264,16 @@ def _scales(content: Mapping[str, Any]) -> list[str]:
     return [scale for scale in SCALES if any(scale in (holder.get("scales") or {}) for holder in holders)]
 
 
-def _words(options: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in options.items())
+def _words(options: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
+    return " ".join([*(f"{key}={value}" for key, value in options.items()), *(o.removeprefix("--") for o in overrides)])
+
+
+def _number(text: Any) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(options: Mapping[str, Any]) -> str:
@@ -236,22 +281,13 @@ def _digest(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _read(path: str | Path, argument: str, keys: Sequence[str]) -> dict[str, Any]:
-    content = read_mapping(path, argument)
-    _refuse_unknown(content, keys, "", path)
-    return content
-
-
-def _refuse_unknown(content: Any, keys: Sequence[str], where: str, path: str | Path) -> None:
+def _typed(content: Any, keys: Mapping[str, type], where: str) -> dict[str, Any]:
+    """A mapping whose entries are known and of their types; empty ones are left out. Without ``keys`` all are known."""
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: {where}", content, "must be a mapping", f"Its keys are {', '.join(keys)}.")
-    for key in content.keys() - set(keys):
-        name = f"{where}.{key}" if where else key
-        raise ConfigError(f"{path}: {name}", content[key], "is not known", f"Known are {', '.join(keys)}.")
-
-
-def _section(content: Mapping[str, Any], key: str, path: str | Path) -> dict[Any, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {key}", value, "must be a mapping", "See configs/studies/.")
-    return value
+        raise ConfigError(where, content, "must be a mapping", f"Its keys are {', '.join(keys) or 'options'}.")
+    for key, value in content.items() if keys else ():
+        if key not in keys:
+            raise ConfigError(f"{where}: {key}", value, "is not known", f"Known are {', '.join(keys)}.")
+        if value is not None and not isinstance(value, keys[key]):
+            raise ConfigError(f"{where}: {key}", value, f"must be {WORDS[keys[key]]}", "See configs/studies/.")
+    return {key: value for key, value in content.items() if value is not None}

@@ -117,7 +117,7 @@ def test_a_mini_run_goes_on_and_leaves_a_result(reference, tmp_path, capsys):
     assert [curve[1] for curve in measured("fedloge", folder).values()] == [curve[1] for curve in first.values()]
     row = RunFolder(folder).rows("metrics.csv")[0]
     assert first["gm_acc"] == {1: float(row["before_realignment/global/acc"])}
-    (path,) = (tmp_path / "results").glob("fidelity-a-mini-*.json")
+    (path,) = (tmp_path / "results").glob("fidelity-a-fedloge-mini-*.json")
     result = json.loads(path.read_text())
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert result["workload"] == "fidelity"
@@ -130,9 +130,10 @@ def test_a_mini_run_goes_on_and_leaves_a_result(reference, tmp_path, capsys):
 
 def test_no_time_left_starts_nothing(reference, tmp_path, capsys):
     command = ["--reference", str(reference), "--runs", str(tmp_path), "--results", str(tmp_path / "results"), *MINI]
-    assert main([*command, "--minutes", "0"]) == 0
-    assert "FedLoGe: 0 rounds" in capsys.readouterr().out
+    assert main([*command, "--minutes", "0"]) == 2
+    assert "no round was done in --minutes=0" in capsys.readouterr().err
     assert not (tmp_path / "fidelity-a-fedloge-mini").exists()
+    assert not (tmp_path / "results").exists()
 
 
 def test_time_ends_a_run_and_a_signal_ends_the_command():

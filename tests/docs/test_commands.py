@@ -107,8 +107,8 @@ def check_study(words):
     """The study has rows at that scale."""
     from fedloge.study import load_study
 
-    file, scale = words[2:4]
-    assert load_study(file, scale.removeprefix("--scale=")).entries
+    file, scale, *overrides = words[2:]
+    assert load_study(file, scale.removeprefix("--scale="), overrides).entries
 
 
 def check_huggingface(words):

@@ -151,7 +151,7 @@ def cosine_figure(results: Results) -> Figure | None:
         for ax in row[len(heads) :]:
             ax.axis("off")
         for ax, (head, matrix) in zip(row, heads.items(), strict=False):
-            image = _heat_map(ax, _numbers(matrix), [facts["name"] for facts in result["cosines"]["classes"]])
+            image = heat_map(ax, _numbers(matrix), [facts["name"] for facts in result["cosines"]["classes"]])
             frame = result["frames"][head]
             spread = f"cos {_signed(frame['cos_mean'], 3)} ± {frame['cos_std']:.3f}, max {_signed(frame['cos_max'])}"
             mean = ", mean of the clients" if head.endswith("_k") else ""
@@ -163,7 +163,8 @@ def cosine_figure(results: Results) -> Figure | None:
     return figure
 
 
-def _heat_map(ax: Axes, matrix: NDArray[np.float64], names: Sequence[str]) -> Any:
+def heat_map(ax: Axes, matrix: NDArray[Any], names: Sequence[Any]) -> Any:
+    """Cosines [C, C] between -1 and 1, with the names of the classes where they are few."""
     ax.grid(visible=False)
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
     shown = len(names) <= FEW

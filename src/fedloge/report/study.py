@@ -18,14 +18,17 @@ from rich.table import Table
 from torchmetrics.functional import spearman_corrcoef
 
 from fedloge.analysis.analyze import RESULT, analyze_run
-from fedloge.analysis.figures import FIGURES
+from fedloge.analysis.collapse.figures import new_figure
+from fedloge.analysis.figures import FIGURES, heat_map
+from fedloge.analysis.frames import cosines
 from fedloge.analysis.text import headline
 from fedloge.cells import Cell
 from fedloge.checkpoint import RunFolder
-from fedloge.errors import ConfigError
-from fedloge.etf import Geometry, sse_c
+from fedloge.errors import ConfigError, FedlogeError
+from fedloge.etf import SSEC, sse_c
 from fedloge.report.comparison import COLUMNS, column_values, read_summary
-from fedloge.report.tables import PRIVILEGES
+from fedloge.report.tables import MASKED, PRIVILEGES
+from fedloge.storage import clear_os_errors
 from fedloge.study import Entry, Study
 
 SUMMARIES = {
@@ -64,7 +67,15 @@ class Value:
     def text(self) -> str:
         """``43.5 ± 0.3 (43.50)``: ours, and in parentheses the paper's."""
         own = _shown(self.measure, self.ours) if self.ours else self._why()
+        seeds = len(self.entry.cells)
+        if 0 < len(self.ours) < seeds:
+            own += f", {len(self.ours)} of {seeds} seeds"
         return own if self.printed is None else f"{own} ({_exact(self.measure, self.printed)})"
+
+    @property
+    def whole(self) -> bool:
+        """Whether every seed has it."""
+        return len(self.ours) == max(len(self.entry.cells), 1)
 
     def _why(self) -> str:
         failed = any(cell.error for cell in self.entry.cells)
@@ -99,30 +110,33 @@ def _ours(study: Study, entry: Entry, measure: str) -> list[float]:
     if measure == FIRST and study.reach is not None:
         return [number for cell in done if (number := _first_round(cell, study.reach)) is not None]
     if measure in GEOMETRY:
-        if entry.cells:
-            return column_values([analysis(cell)["frames"]["sse"] for cell in done], [GEOMETRY[measure]])
-        return [getattr(frame_geometry(**study.shape, **entry.options), GEOMETRY[measure])]
+        return [getattr(solved(**study.shape, **entry.options).geometry, GEOMETRY[measure])]
     if measure in DIAGNOSTICS:
-        return column_values([headline(entry.row, analysis(cell)) for cell in done], [measure])
+        return column_values([headline(entry.row, result) for result in analyses(entry)], [measure])
     summaries = [read_summary(cell) for cell in done]
     if measure in TRAINED:
         return column_values([summary["before_realignment"] or summary for summary in summaries], TRAINED[measure])
     return column_values(summaries, SUMMARIES[measure])
 
 
-def analysis(cell: Cell) -> dict[str, Any]:
-    """``fedloge analyze`` of a run that is done, made where it is not there yet."""
-    path = cell.run / "analysis" / RESULT
-    if not path.is_file():
-        return analyze_run(cell.run)
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return known
+def analyses(entry: Entry) -> list[dict[str, Any]]:
+    """``fedloge analyze`` of a row's runs, made where it is not there yet; a run that has none keeps the error."""
+    found = []
+    for cell in entry.cells:
+        path = cell.folder / f"seed-{cell.seed}-analysis"  # RUN/analysis is the user's, of whatever state
+        try:
+            if cell.done:
+                known = (path / RESULT).is_file()
+                found.append(json.loads((path / RESULT).read_text("utf-8")) if known else analyze_run(cell.run, path))
+        except FedlogeError as error:
+            cell.error = str(error)
+    return found
 
 
 @cache
-def frame_geometry(num_classes: int, dim: int, **options: Any) -> Geometry:
-    """Norms and angles of an SSE-C by itself."""
-    return sse_c(num_classes, dim, **options, generator=torch.Generator().manual_seed(0)).geometry
+def solved(num_classes: int, dim: int, **options: Any) -> SSEC:
+    """An SSE-C by itself."""
+    return sse_c(num_classes, dim, **options, generator=torch.Generator().manual_seed(0))
 
 
 def _first_round(cell: Cell, reach: float) -> int | None:
@@ -134,13 +148,14 @@ def _first_round(cell: Cell, reach: float) -> int | None:
 
 def write_study(study: Study, values: Sequence[Value]) -> Path:
     """Write ``study.csv``, ``study.md`` and, for a figure, ``study.png``; returns ``study.md``."""
-    study.output_dir.mkdir(parents=True, exist_ok=True)
-    _write_csv(study.output_dir / "study.csv", values)
-    picture = _picture(study, values)
-    if picture is not None:
-        (study.output_dir / "study.png").write_bytes(picture)
-    path = study.output_dir / "study.md"
-    path.write_text(study_markdown(study, values), encoding="utf-8")
+    picture, text = _picture(study, values), study_markdown(study, values)
+    with clear_os_errors(str(study.output_dir)):
+        study.output_dir.mkdir(parents=True, exist_ok=True)
+        _write_csv(study.output_dir / "study.csv", values)
+        if picture is not None:
+            (study.output_dir / "study.png").write_bytes(picture)
+        path = study.output_dir / "study.md"
+        path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -171,10 +186,12 @@ def _markdown(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def banner(study: Study) -> str:
     """What was run; at every scale but the full one, that it is not the paper's setting."""
-    if study.scale == "full":
-        told = f"The paper's setting: {study.paper}."
-    else:
-        told = f"**Not the paper's setting**, which is {study.paper}. Scale `{study.scale}`: {study.about}."
+    whose = (
+        "The paper's setting, as far as it is stated"
+        if study.scale == "full"
+        else "**Not the paper's setting**, which is"
+    )
+    told = f"{whose}{': ' if study.scale == 'full' else ' '}{study.paper}. Scale `{study.scale}`: {study.about}."
     printed = any(entry.printed for entry in study.entries)
     return f"{told} In parentheses: what the paper prints." if printed else told
 
@@ -211,9 +228,12 @@ def study_notes(study: Study, values: Sequence[Value]) -> list[str]:
     if done:
         rounds = " or ".join(str(number) for number in sorted({summary["rounds"] for summary in done}))
         seeds = ", ".join(str(seed) for seed in dict.fromkeys(cell.seed for cell in cells))
+        masks = {summary["mask_absent"] for summary in done}
+        masked = " and ".join(MASKED.get(mask, "no class masked") for mask in sorted(masks))
+        what = "Accuracies in percent" if any(measure in PERCENT for measure in study.measures) else "Measured"
         notes.append(
-            f"Accuracies in percent, after the last of {rounds} rounds, the same for all rows; no class masked; mean ± "
-            f"standard deviation over seeds {seeds}. –: the method has no such model, or the accuracy was not reached."
+            f"{what} after the last of {rounds} rounds, the same for all rows; {masked}; mean ± standard deviation "
+            f"over seeds {seeds}. –: the method has no such model, or the accuracy was not reached."
         )
         partitions = sorted({summary["partition_sha256"][:12] for summary in done})
         notes.append(f"Partition of the data: {', '.join(partitions)}.")
@@ -250,9 +270,9 @@ def _agreement(values: Sequence[Value]) -> list[str]:
         both = [
             (statistics.fmean(value.ours), value.printed)
             for value in values
-            if (value.entry.setting, value.measure) == (setting, measure) and value.ours and value.printed is not None
+            if (value.entry.setting, value.measure) == (setting, measure) and value.whole and value.printed is not None
         ]
-        if len(both) > 2 and all(len(set(side)) > 1 for side in zip(*both, strict=True)):
+        if len(both) > 3 and all(len(set(side)) > 1 for side in zip(*both, strict=True)):
             ours, printed = (torch.tensor(side, dtype=torch.float64) for side in zip(*both, strict=True))
             name = f"{setting}: {measure}" if setting else measure
             parts.append(f"{name} {float(spearman_corrcoef(ours, printed)):.2f} of {len(both)} rows")
@@ -262,11 +282,25 @@ def _agreement(values: Sequence[Value]) -> list[str]:
 def _picture(study: Study, values: Sequence[Value]) -> bytes | None:
     if study.kind == "curve":
         return _png(curve_figure(study, values))
+    if study.kind == "cosines":
+        return _png(cosine_maps(study))
     if study.kind not in FIGURES:
         return None
-    shown = {entry.row: analysis(entry.cells[0]) for entry in study.entries if entry.cells[0].done}
+    shown = {entry.row: found[0] for entry in study.entries if (found := analyses(entry))}
     figure = FIGURES[study.kind](shown) if shown else None
     return None if figure is None else _png(figure)
+
+
+def cosine_maps(study: Study) -> Any:
+    """Cosines between the rows of each frame."""
+    figure, axes = new_figure(1, len(study.entries), 4.2 * len(study.entries), 3.8)
+    for ax, entry in zip(axes, study.entries, strict=True):
+        image = heat_map(
+            ax, cosines(solved(**study.shape, **entry.options).weight).numpy(), range(study.shape["num_classes"])
+        )
+        ax.set_title(entry.row, fontsize=10)
+    figure.colorbar(image, ax=axes, label="cosine")
+    return figure
 
 
 def _png(figure: Any) -> bytes:
