@@ -185,6 +185,10 @@ def test_every_printed_number_is_the_papers():
         ({"kind": "curve"}, "of a curve must be numbers"),
         ({"kind": "frames"}, r"at\.tiny=\{\} must hold num_classes and dim"),
         ({"kind": "frames", "at": {"tiny": {"num_classes": 3, "dim": "x"}}}, "dim='x' must be a whole number"),
+        (
+            {"kind": "frames", "at": {"tiny": {"num_classes": 3, "dim": 8}}, "rows": {"a": {"options": {"x": 1}}}},
+            "x=1 is no option of SSE-C",
+        ),
         ({"rows": {}}, r"rows=\{\} has no entry"),
         ({"rows": [1]}, r"rows=\[1\] must be a mapping"),
         ({"rows": {"a": 3}}, r"rows\.a=3 must be a mapping"),
@@ -265,7 +269,11 @@ def test_an_output_folder_that_is_a_file_is_told(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"measures": ["precision"]}, "measures='precision' is not known"), ({"reach": {}}, "reach=None is missing")],
+    [
+        ({"measures": ["precision"]}, "measures='precision' is not known"),
+        ({"measures": ["angle"]}, "measures='angle' is not known of a table"),
+        ({"reach": {}}, "reach=None is missing"),
+    ],
 )
 def test_bad_measures_are_told_before_anything_is_run(tmp_path, capsys, changes, message):
     assert main(["study", str(written(tmp_path, **changes)), "--output_dir", str(tmp_path / "out")]) == 2

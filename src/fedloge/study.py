@@ -39,6 +39,9 @@ SETTING_KEYS: Mapping[str, type] = {"options": dict, "scales": dict}
 FRAME_KEYS: Mapping[str, type] = {"num_classes": int, "dim": int}
 """What the sections of a file may hold."""
 
+FRAME_OPTIONS = ("beta", "gamma", "solver", "frame")
+"""Options of a row where nothing is trained: those of :func:`fedloge.etf.sse_c`."""
+
 WORDS = {str: "a text", list: "a list", dict: "a mapping", int: "a whole number"}
 OVERRIDE = re.compile(r"--(seeds|(trainer|data)\.[\w.]+|model\.(?!class_path\b)[\w.]+)=")
 """Options that all runs of a study may be given."""
@@ -226,6 +229,11 @@ def _frames(
         raise FedlogeError(f"{overrides[0]!r} has no meaning for {common['name']}: nothing is trained. Leave it out.")
     if shape.keys() != FRAME_KEYS.keys():
         raise ConfigError(f"at.{common['scale']}", dict(shape), "must hold num_classes and dim", "Give both.")
+    for name, row in rows.items():
+        for key, value in row.get("options", {}).items():
+            if key not in FRAME_OPTIONS:
+                remedy = f"Known are {', '.join(FRAME_OPTIONS)}."
+                raise ConfigError(f"rows.{name}.options.{key}", value, "is no option of SSE-C", remedy)
     entries = [Entry(str(name), "", row.get("options", {}), row.get("printed", {})) for name, row in rows.items()]
     about = f"C = {shape['num_classes']}, d = {shape['dim']}; nothing is trained"
     return Study(**common, about=about, entries=entries, shape=shape)

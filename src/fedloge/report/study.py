@@ -88,9 +88,10 @@ def check_measures(study: Study) -> None:
     Raises:
         ConfigError: If one is not known, or ``first round`` has no accuracy to reach.
     """
+    known = [measure for measure in MEASURES if (measure in GEOMETRY) == bool(study.shape)]
     for measure in study.measures:
-        if measure not in MEASURES:
-            raise ConfigError("measures", measure, "is not known", f"Known are {', '.join(MEASURES)}.")
+        if measure not in known:
+            raise ConfigError("measures", measure, f"is not known of a {study.kind}", f"Known are {', '.join(known)}.")
     if FIRST in study.measures and study.reach is None:
         remedy = f"Give reach: {{{study.scale}: 0.5}}."
         raise ConfigError("reach", None, "is missing for the measure 'first round'", remedy)
