@@ -14,7 +14,7 @@ from fedloge.models import SmallCNN
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
 

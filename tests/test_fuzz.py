@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,9 +15,10 @@ from fedloge.data.partition import make_partition
 from fedloge.errors import FedlogeError
 
 EXAMPLES = 300
+"""Of each property, the same ones every time; other and more ones are tried by changing this number."""
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     num_classes=st.integers(1, 12),
     num_clients=st.integers(0, 40),
@@ -80,12 +82,20 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), min_size=1, max_size=3))
 def test_any_option_is_taken_or_refused_in_one_line(options):
     args = ["--config", "configs/quickstart.yaml", *(f"{name}={value}" for name, value in options)]
     with contextlib.suppress(FedlogeError):  # anything else is a traceback
         build(args)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**8, 10**12])
+def test_threads_that_would_end_the_process_are_refused(threads):
+    before = torch.get_num_threads()
+    with pytest.raises(FedlogeError, match=f"trainer.threads={threads} must lie between 1 and 1024"):
+        build(["--config", "configs/quickstart.yaml", f"--trainer.threads={threads}"])
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "torch.nn.Linear", "builtins.eval"])

@@ -29,6 +29,21 @@ def check_least(argument: str, value: int | None, least: int) -> None:
         raise ConfigError(argument, value, f"must be at least {least}", "Choose a larger whole number.")
 
 
+MAX_THREADS = 1024
+"""OpenMP ends the process, without a word from Python, where it cannot have the threads that it is asked for."""
+
+
+def check_threads(argument: str, value: int) -> None:
+    """Refuse a number of threads that torch cannot be given.
+
+    Raises:
+        ConfigError: If it is not between 1 and 1024.
+    """
+    if not 1 <= value <= MAX_THREADS:
+        remedy = "One per core at most is of use."
+        raise ConfigError(argument, value, f"must lie between 1 and {MAX_THREADS}", remedy)
+
+
 def check_positive(argument: str, value: float, remedy: str) -> None:
     """Refuse what is not a positive, finite number.
 

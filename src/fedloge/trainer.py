@@ -17,7 +17,7 @@ from torch import nn
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import LAST, MARKER, RunFolder, class_rows, client_rows, confusion_rows
-from fedloge.checks import check_choice, check_least, check_not_negative, check_share
+from fedloge.checks import check_choice, check_least, check_not_negative, check_share, check_threads
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
@@ -103,7 +103,7 @@ class FederatedTrainer(Trainer):
         check_least("trainer.local_epochs", local_epochs, 1)
         check_least("trainer.evaluate_every", evaluate_every, 1)
         check_least("trainer.checkpoint_every", checkpoint_every, 1)
-        check_least("trainer.threads", threads, 1)
+        check_threads("trainer.threads", threads)
         check_not_negative("trainer.seed", seed, "Choose 0 or more.")
         check_choice("trainer.on_client_failure", on_client_failure, ("retry", "skip", "abort"))
         check_share("trainer.min_clients", min_clients)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from fedloge.analysis.collapse import theory
 from fedloge.analysis.collapse.measure import measure
 from fedloge.analysis.collapse.output import Output, print_table
-from fedloge.checks import check_choice, check_least, check_not_negative, check_positive
+from fedloge.checks import check_choice, check_least, check_not_negative, check_positive, check_threads
 from fedloge.errors import ConfigError
 
 Loss = Literal["mse", "ce"]
@@ -89,7 +89,8 @@ class DeepLinear:
     def __post_init__(self) -> None:
         for name, kinds in (("loss", Loss), ("optimizer", Optimizer), ("features", Features)):
             check_choice(name, getattr(self, name), get_args(kinds))
-        for name in ("width", "steps", "points", "threads"):
+        check_threads("threads", self.threads)
+        for name in ("width", "steps", "points"):
             check_least(name, getattr(self, name), 1)
         for name in ("lr", "std", "nc1_below", "nc2_below", "nc3_below"):
             check_positive(name, getattr(self, name), "See `fedloge collapse deep-linear --help`.")

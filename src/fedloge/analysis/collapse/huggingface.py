@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedloge.analysis.collapse.language import MEASURED, measure_model
 from fedloge.analysis.collapse.output import Output, print_table
 from fedloge.analysis.collapse.text import split
-from fedloge.checks import check_least
+from fedloge.checks import check_least, check_threads
 from fedloge.errors import ConfigError, DataError
 
 
@@ -42,7 +42,8 @@ class HuggingFace:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("context", 2), ("min_count", 1), ("threads", 1)):
+        check_threads("threads", self.threads)
+        for name, least in (("context", 2), ("min_count", 1)):
             check_least(name, getattr(self, name), least)
         if not (Path(self.model) / "config.json").is_file():
             remedy = "Give the folder that save_pretrained wrote; nothing is downloaded."

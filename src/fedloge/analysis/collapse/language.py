@@ -20,7 +20,7 @@ from torchmetrics.functional import spearman_corrcoef
 from fedloge.analysis.collapse.measure import measure_batches
 from fedloge.analysis.collapse.output import Output, Row, print_table
 from fedloge.analysis.collapse.text import Corpus, corpus
-from fedloge.checks import check_least, check_positive
+from fedloge.checks import check_least, check_positive, check_threads
 from fedloge.errors import ConfigError
 
 MEASURED = ("cdnv_log", "gnc2_var", "gnc2_cv", "equinorm", "nc3_cosine", "unc3_var", "nc4", "etf_error", "nc1")
@@ -72,7 +72,8 @@ class Language:
             if not values:
                 raise ConfigError(name, values, "is empty", "Give at least one.")
             check_least(name, min(values), least)
-        for name, least in (("vocabulary", 2), ("context", 2), ("min_count", 1), ("threads", 1)):
+        check_threads("threads", self.threads)
+        for name, least in (("vocabulary", 2), ("context", 2), ("min_count", 1)):
             check_least(name, getattr(self, name), least)
         for width in self.widths:
             if width > 16 and width % (width // 16):
