@@ -205,6 +205,7 @@ def test_bad_input(sparse, runs, tmp_path, capsys):
     assert "FedPer has no generic model" in fail(capsys, "analyze", personal)
     assert "is not a run" in fail(capsys, "analyze", tmp_path)
     assert "Give --output=DIR" in fail(capsys, "analyze", sparse, personal)
+    assert "cannot change a trained run" in fail(capsys, "analyze", sparse, "--model.beta=0.0")
     assert "given twice" in fail(capsys, "analyze", sparse, sparse, f"--output={tmp_path / 'x'}")
     assert "class='cat' is neither" in fail(capsys, "analyze", sparse, "--class=cat")
     assert "state='best' is unknown" in fail(capsys, "analyze", sparse, "--state=best")

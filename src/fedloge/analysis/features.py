@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedloge.analysis.collapse.streaming import check_features
 from fedloge.checks import check_choice
 from fedloge.data.datamodule import FederatedDataModule
-from fedloge.errors import RunError
+from fedloge.errors import FedlogeError, RunError
 from fedloge.evaluation.shots import shots
 from fedloge.methods.base import Batch, Client, Method, within_any
 from fedloge.models.heads import FixedLinear
@@ -112,8 +112,12 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
     Raises:
         RunError: If it is not a run, its method has no generic model, or it has no such state.
         ConfigError: If features are not finite, because training diverged.
+        FedlogeError: If an option of the model is to be changed, which the weights were trained with.
     """
     check_choice("state", stage, ("last", "final"))
+    for override in overrides:
+        if override.startswith("--model"):
+            raise FedlogeError(f"{override!r} cannot change a trained run. Give the run that was trained so.")
     run = load_run(path, overrides)
     method, data = run.method, run.data
     if "global" not in method.views:
