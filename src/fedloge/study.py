@@ -195,6 +195,23 @@ def load_study(
     at = content.get("at", {}).get(scale) or {}
     if kind in UNTRAINED:
         return _frames(common, rows, _typed(at, FRAME_KEYS, f"{path}: at.{scale}"), overrides)
+    folder = Path(output_dir) / scale / "cells"
+    entries, left_out, told = _trained(content, rows, scale, Path(path), folder, overrides)
+    if not entries:
+        raise ConfigError("scale", scale, f"is not one of {str(path)!r}", f"It has {', '.join(_scales(content))}.")
+    return Study(**common, about="; ".join(dict.fromkeys(told)), entries=entries, left_out=left_out)
+
+
+def _trained(
+    content: Mapping[str, Any],
+    rows: Mapping[Any, Any],
+    scale: str,
+    path: Path,
+    folder: Path,
+    overrides: Sequence[str],
+) -> tuple[list[Entry], list[str], list[str]]:
+    """Rows times settings, the settings that the scale does not have, and what the scale is in the others."""
+    at = _typed(content.get("at", {}).get(scale) or {}, {}, f"{path}: at.{scale}")
     entries: list[Entry] = []
     left_out: list[str] = []
     told: list[str] = []
@@ -204,9 +221,8 @@ def load_study(
         if file is None:
             left_out.append(str(setting))
             continue
-        base = _typed(read_mapping(Path(path).parent / str(file), "scales"), SCALE_KEYS, str(file))
-        options = {**_typed(at, {}, f"{path}: at.{scale}"), **said.get("options", {})}
-        for name, value in options.items():
+        base = _typed(read_mapping(path.parent / str(file), "scales"), SCALE_KEYS, str(file))
+        for name, value in {**at, **said.get("options", {})}.items():
             set_option(base, str(name), value)
         given: dict[str, Any] = {}
         for override in overrides:
@@ -215,11 +231,9 @@ def load_study(
         changes = _words(at, [override for override in overrides if not override.startswith(unnamed)])
         told.append(base.pop("about", str(file)) + (f", with {changes}" if changes else ""))
         seeds = _seeds(given.pop("seeds", base.pop("seeds", [0])))
-        cells = Cells(Path(output_dir) / scale / "cells", seeds)
+        cells = Cells(folder, seeds)
         entries += [_entry(cells, base, given, str(name), str(setting), row) for name, row in rows.items()]
-    if not entries:
-        raise ConfigError("scale", scale, f"is not one of {str(path)!r}", f"It has {', '.join(_scales(content))}.")
-    return Study(**common, about="; ".join(dict.fromkeys(told)), entries=entries, left_out=left_out)
+    return entries, left_out, told
 
 
 def _frames(
