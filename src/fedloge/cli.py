@@ -8,9 +8,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedloge.errors import FedlogeError
+
+if TYPE_CHECKING:
+    from fedloge.cells import Cell
 
 USAGE = """usage: fedloge VERB ...
 
@@ -188,9 +191,7 @@ def compare(args: Sequence[str]) -> int:
     path = write_comparison(comparison.output_dir, cells)
     console = Console()
     console.print(comparison_table(cells, console.width))
-    failed = [cell for cell in cells if cell.error]
-    for cell in failed:
-        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+    failed = _tell_failures(cells)
     print(f"everything is in {path.parent}")
     return 1 if failed else 0
 
@@ -226,10 +227,7 @@ def study(args: Sequence[str]) -> int:
         values = study_values(each)
         path = write_study(each, values)
         console.print(banner(each).replace("**", ""), study_table(each, values), sep="\n\n")
-        for cell in cells:
-            if cell.error:
-                print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
-                failed += 1
+        failed += _tell_failures(cells)
         print(f"everything is in {path.parent}")
     return 1 if failed else 0
 
@@ -264,9 +262,7 @@ def sweep(args: Sequence[str]) -> int:
     rows = write_sweep(plan, cells)
     Console().print(sweep_table(rows))
     print(best_note(plan, rows))
-    failed = [cell for cell in cells if cell.error]
-    for cell in failed:
-        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+    failed = _tell_failures(cells)
     print(f"everything is in {plan.output_dir}")
     return 1 if failed else 0
 
@@ -412,6 +408,14 @@ def collapse(args: Sequence[str]) -> int:
     from fedloge.analysis.collapse.command import main
 
     return main(args)
+
+
+def _tell_failures(cells: Sequence[Cell]) -> int:
+    """A line for each cell that failed; returns how many."""
+    failed = [cell for cell in cells if cell.error]
+    for cell in failed:
+        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
+    return len(failed)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

@@ -55,7 +55,7 @@ class Processes(Executor):
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        check_least("trainer.executor.workers", 1 if workers is None else workers, 1)
+        check_least("trainer.executor.workers", workers, 1)
         if workers is not None and workers > num_cores():
             warnings.warn(f"trainer.executor.workers={workers} is more than the {num_cores()} cores here", stacklevel=2)
         self.workers = workers or num_cores()

@@ -47,7 +47,7 @@ class Ray(Executor):
     def __init__(
         self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0
     ) -> None:
-        check_least("trainer.executor.workers", 1 if workers is None else workers, 1)
+        check_least("trainer.executor.workers", workers, 1)
         check_positive("trainer.executor.cpus", cpus, "One core is best for small networks.")
         self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
         self._ray: ModuleType | None = None
