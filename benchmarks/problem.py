@@ -39,6 +39,11 @@ class Problem:
         options = about["federation"]
         self.federation = Federation(**{**options, "mean": tuple(options["mean"]), "std": tuple(options["std"])})
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and images."""
+        return torch.float64 if self.federation.double else torch.float32
+
     @cached_property
     def data(self) -> dict[str, Tensor]:
         """``train_images`` uint8 [n, 3, 32, 32], ``train_labels`` int64 [n], and the same of the test set."""
@@ -73,7 +78,7 @@ class Problem:
         network = (FedAvgNet if federation.method == "FedAvg" else FedLoGeNet)(backbone, federation.num_classes)
         entries = network.state_dict()
         network.load_state_dict({name: self.initial.get(name, old) for name, old in entries.items()})
-        return network.to(self.device)
+        return network.to(self.device, self.dtype)
 
     def personal(self, client: int) -> dict[str, Tensor]:
         """The personal entries of a client before its first round."""
@@ -84,15 +89,15 @@ class Problem:
     def served(self) -> tuple[Tensor, Tensor]:
         """The training images as fedloge serves them, and their labels.
 
-        Training amplifies a difference in the last bit of an image (in 8 steps of ResNet-20 with batches of 8 to one
-        of 1e-2 in a weight), so where results are compared, all train on these very numbers.
+        Training amplifies a difference in the last bit of an image, so where results are compared, all train on these
+        very numbers.
         """
-        return torch.from_numpy(self._load("served")["images"]), self.data["train_labels"]
+        return torch.from_numpy(self._load("served")["images"]).to(self.dtype), self.data["train_labels"]
 
     def normalised(self, part: str) -> tuple[Tensor, Tensor]:
-        """All ``train`` or ``test`` images as float32, (x/255 - mean) / std, and their labels."""
+        """All ``train`` or ``test`` images, (x/255 - mean) / std, and their labels."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.federation.mean, self.federation.std))
-        return (self.data[f"{part}_images"] / 255 - mean) / std, self.data[f"{part}_labels"]
+        return ((self.data[f"{part}_images"] / 255 - mean) / std).to(self.dtype), self.data[f"{part}_labels"]
 
     def _load(self, name: str) -> Arrays:
         with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:

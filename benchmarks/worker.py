@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.clock import Clock
+from benchmarks.clock import Clock, cpu_seconds
 from benchmarks.contenders import CONTENDERS, UnavailableError, parse
 from benchmarks.problem import Arrays, Problem
 
@@ -69,6 +69,7 @@ def write(out: Path, clock: Clock, result: Arrays) -> None:
     report = {
         "wall_s": wall,
         "cpu_s": cpu,
+        "total_cpu_s": cpu_seconds(),
         "peak_mib": peak_mib(),
         "threads": torch.get_num_threads(),
         "details": details,

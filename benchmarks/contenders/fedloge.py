@@ -17,6 +17,7 @@ from benchmarks.prepare import build_method, data_module
 from benchmarks.problem import DIM, Arrays, Problem, to_arrays
 from fedloge.aggregation import weighted_mean
 from fedloge.callbacks import FederatedCallback
+from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import Evaluation
@@ -124,6 +125,7 @@ def exchanges(problem: Problem, executor: str, repetitions: int, clock: Clock) -
     """Load a client, take its update, and average while the updates arrive, in this process."""
     method, _ = build(problem)
     server, client_side = method.shared_state(), method
+    configure_cpu(torch.get_num_threads())  # as a trainer does
 
     def updates() -> Iterator[ClientUpdate]:
         for client, size in enumerate(problem.sizes):
@@ -171,6 +173,7 @@ def make_trainer(problem: Problem, folder: str, executor: str = "serial", **opti
             seed=problem.federation.seed,
             run_dir=f"{folder}/run",
             threads=torch.get_num_threads(),
+            precision="64-true" if problem.federation.double else "32-true",
             **options,
         )
     except ConfigError as error:

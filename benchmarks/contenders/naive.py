@@ -108,7 +108,7 @@ def local_training(problem: Problem, model: Any, epochs: Sequence[Iterable[Any]]
         )
     for loader in epochs:
         for images, labels in loader:
-            images, labels = images.to(problem.device), labels.to(problem.device)
+            images, labels = images.to(problem.device, problem.dtype), labels.to(problem.device)
             if problem.federation.method == "FedAvg":
                 step(optimizer, functional.cross_entropy(model(images), labels))
             else:
@@ -159,7 +159,8 @@ def evaluate(problem: Problem, model: Any, head: str, loader: Iterable[Any]) -> 
     confusion = np.zeros((problem.federation.num_classes, problem.federation.num_classes))
     with torch.no_grad():
         for images, labels in loader:
-            answers = getattr(model, head)(model.backbone(images.to(problem.device))).argmax(1).cpu()
+            features = model.backbone(images.to(problem.device, problem.dtype))
+            answers = getattr(model, head)(features).argmax(1).cpu()
             np.add.at(confusion, (labels.numpy(), answers.numpy()), 1)
     return confusion
 

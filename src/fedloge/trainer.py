@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -18,6 +17,7 @@ from torch import nn
 from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import LAST, MARKER, RunFolder, class_rows, client_rows, confusion_rows
 from fedloge.checks import check_choice, check_least, check_not_negative, check_share, check_threads
+from fedloge.cpu import configure_cpu
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
@@ -139,7 +139,7 @@ class FederatedTrainer(Trainer):
         attempts = 2 if on_client_failure == "retry" else 1
         device = self.strategy.root_device
         self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts, profile)
-        torch.set_num_threads(threads)
+        configure_cpu(threads)
 
     # The loop ----------------------------------------------------------------------------------------------
 

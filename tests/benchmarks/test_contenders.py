@@ -25,7 +25,7 @@ def problem(tmp_path_factory):
 
     def make(name, **changes):
         folder = tmp_path_factory.mktemp(name)
-        federation = replace(for_gate(quick(WORKLOADS[name]).federation), num_clients=3, **changes)
+        federation = replace(for_gate(quick(WORKLOADS[name])), num_clients=3, **changes)
         prepare(folder, WORKLOADS[name].kind, federation)
         return Problem(folder)
 
@@ -145,7 +145,7 @@ def test_real_images_are_the_first_of_every_class(monkeypatch):
 
 
 def test_the_inputs_depend_on_the_seed_alone(problem):
-    first, second = problem("cpu-mini"), problem("cpu-mini")
+    first, second = problem("cpu-mini", double=False), problem("cpu-mini", double=False)
     assert first.partition == second.partition
     assert all(torch.equal(first.initial[name], second.initial[name]) for name in first.initial)
     for own, orders, again in zip(first.partition["train"], first.orders, second.orders, strict=True):

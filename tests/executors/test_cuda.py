@@ -194,8 +194,9 @@ def test_images_that_stay_on_the_host(data, monkeypatch):
     assert_same(*both(FedNH, data, Cohort(graphs=False)))
 
 
-def test_channels_last_gives_the_same_but_for_rounding(data):
-    expected, found = both(FedLoGe, data, Cohort(graphs=False, channels_last=True), beta=0.3, gamma=1.0)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_format_changes_nothing_but_rounding(data, channels_last):
+    expected, found = both(FedLoGe, data, Cohort(graphs=False, channels_last=channels_last), beta=0.3, gamma=1.0)
     for name, tensor in expected[0].shared.tensors.items():
         torch.testing.assert_close(found[0].shared.tensors[name], tensor)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -18,6 +19,16 @@ from fedloge.executors.processes import Slab
 from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedRep
 from fedloge.state import ClientUpdate, FederatedState
 from harness import build, initial, same
+
+UNGUARDED_SCRIPT = """
+import sys
+from fedloge.data import Digits, FederatedDataModule
+from fedloge.methods import FedAvg
+from fedloge.models import SmallCNN
+from fedloge.trainer import FederatedTrainer
+trainer = FederatedTrainer(rounds=1, executor="processes", accelerator="cpu", run_dir=sys.argv[1])
+trainer.fit(FedAvg(SmallCNN(in_channels=1), 10), datamodule=FederatedDataModule(Digits(), num_clients=2))
+"""
 
 CPU = LocalSettings(0)
 
@@ -123,6 +134,14 @@ def test_a_client_that_kills_its_workers_is_a_failure(data):
     outcomes = one_round(Processes(2), build(DiesAtTwo), data)
     assert outcomes[2].reason == "its worker died 3 times (exit code 9): out of memory?"
     assert sum(isinstance(outcome, ClientFailure) for outcome in outcomes) == 1
+
+
+def test_a_script_without_a_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED_SCRIPT)
+    done = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True)
+    assert "RunError: a worker ended when it started (exit code 1)." in done.stderr
+    assert "put what the script does under if __name__ == '__main__'." in done.stderr
 
 
 def test_what_a_worker_cannot_find_is_told(data, monkeypatch):

@@ -58,7 +58,8 @@ class Cohort(Executor):
     Args:
         lanes: Clients that are trained at the same time; None takes 8 where they fit in memory, and one without graphs.
         graphs: Capture steps. Off, the same is done eagerly, on any device.
-        channels_last: Memory format of convolutions; None takes it on a GPU.
+        channels_last: Memory format of images and convolutions. None takes it for both on a GPU, and on a CPU for the
+            images, as with the other executors.
         tf32: Allow TF32 in convolutions and products on a GPU.
         benchmark: Have cuDNN measure its algorithms for every shape, which takes a while at the start; the choice, and
             so the last bits of the result, may differ from run to run.
@@ -171,7 +172,8 @@ class Cohort(Executor):
     def _lane(self) -> Lane:
         assert self._resident is not None
         assert self._received is not None
-        wanted = self.settings.device.type == "cuda" if self.channels_last is None else self.channels_last
+        wanted = True if self.channels_last is None and self.settings.device.type == "cuda" else self.channels_last
+        layouts = {None: None, True: torch.channels_last, False: torch.contiguous_format}
         lane = Lane(
             self.method,
             self.data,
@@ -179,7 +181,7 @@ class Cohort(Executor):
             self._received,
             self.settings.seed,
             graphs=self.graphs,
-            channels_last=wanted,
+            layout=layouts[wanted],
         )
         _wait(self.settings.device)  # its stream is not the one that made it
         return lane

@@ -73,7 +73,7 @@ class Lane:
         received: The shared state on the device, the same tensors in every round.
         seed: Of the run.
         graphs: Capture the steps.
-        channels_last: Memory format of images and convolutions.
+        layout: Memory format of images and convolutions; None leaves them as they come.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Lane:
         seed: int,
         *,
         graphs: bool,
-        channels_last: bool,
+        layout: torch.memory_format | None,
     ) -> None:
         self.data, self.resident, self.received, self.seed, self.graphs = data, resident, received, seed, graphs
         self.device = resident.device
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.layout = layout
         self.method = copy.deepcopy(method).to(self.device)
-        if channels_last:
-            self.method.to(memory_format=torch.channels_last)
+        if layout is not None:
+            self.method.to(memory_format=layout)
         self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
         self.rows = torch.arange(resident.serving.batch_size, device=self.device)
@@ -210,7 +210,9 @@ class Lane:
         rows = self.rows[:size] + self.position
         self.position += size
         images = self.resident.normalise(self.images.index_select(0, rows))
-        return images.contiguous(memory_format=self.format), self.labels.index_select(0, rows)
+        if self.layout is not None:
+            images = images.contiguous(memory_format=self.layout)
+        return images, self.labels.index_select(0, rows)
 
     def record(self, names: Sequence[str], values: Tensor, size: int) -> None:
         """Add up the losses [number of losses] of a batch, over its examples."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, multiprocessing
 
 from fedloge.checks import check_least
+from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
     ClientFailure,
@@ -37,6 +38,8 @@ WAITING_BYTES = 2**30
 """Results that wait for their turn may take this much memory, but at least four a worker may wait."""
 SPARE_BYTES = 2**20
 MAX_ATTEMPTS = 3
+UNGUARDED = "Each runs a script that trains once more: put what the script does under if __name__ == '__main__'."
+
 NOT_FOUND = "Define the classes of method and data in a module, not in a notebook or function; or take serial."
 ALIGNMENT = 16
 
@@ -126,14 +129,30 @@ class Processes(Executor):
         self._pool += new
         for worker in new:  # all of them start at the same time
             self._equip(worker)
+        for worker in new:
+            self._await(worker)
 
     def _equip(self, worker: _Worker) -> None:
         try:
-            worker.pipe.send((self.method, self.data, self.settings, self._down, worker.slab))
+            with contextlib.suppress(BrokenPipeError):  # it ended: seen in a moment
+                worker.pipe.send((self.method, self.data, self.settings, self._down, worker.slab))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.close()
             problem = f"cannot send method or data to a worker: {error}"
             raise ConfigError("trainer.executor", "processes", problem, NOT_FOUND) from error
+
+    def _await(self, worker: _Worker) -> None:
+        """Wait until a worker has what it was sent."""
+        try:
+            failure: _Failure | None = worker.pipe.recv()
+        except (EOFError, OSError) as error:
+            worker.process.join(timeout=5)
+            code = worker.process.exitcode
+            self.close()
+            raise RunError(f"a worker ended when it started (exit code {code}). {UNGUARDED}") from error
+        if failure is not None:
+            self.close()
+            raise RunError(failure.text)
 
     def _replace(self, worker: _Worker, task: ClientTask) -> ClientFailure | None:
         """Start a worker anew; a client that has cost too many of them is a failure."""
@@ -143,6 +162,7 @@ class Processes(Executor):
         worker.stop()
         worker.open()
         self._equip(worker)
+        self._await(worker)
         if worker.attempts < MAX_ATTEMPTS:
             return None
         worker.attempts = 0
@@ -261,8 +281,9 @@ def _work(pipe: Any) -> None:
         except (ImportError, AttributeError) as error:
             pipe.send(_Failure(f"{error}. {NOT_FOUND}"))
             return
-        torch.set_num_threads(settings.threads)
+        configure_cpu(settings.threads)
         method = copy.deepcopy(method)  # the received one may share memory with the parent's
+        pipe.send(None)
         while True:
             order: _Order = pipe.recv()
             try:

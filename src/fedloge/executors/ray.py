@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from fedloge.checks import check_least, check_positive
+from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
     ClientTask,
@@ -155,7 +154,7 @@ class Actor:
 
     def __init__(self, equipment: tuple[Method, FederatedData, LocalSettings]) -> None:
         self.method, self.data, self.settings = equipment
-        torch.set_num_threads(self.settings.threads)
+        configure_cpu(self.settings.threads)
 
     def train(self, task: ClientTask, shared: SharedState, personal: Tensors) -> Outcome:
         """Train one client."""

@@ -17,6 +17,7 @@ from fedloge.analysis.collapse import theory
 from fedloge.analysis.collapse.measure import measure
 from fedloge.analysis.collapse.output import Output, print_table
 from fedloge.checks import check_choice, check_least, check_not_negative, check_positive, check_threads
+from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError
 
 Loss = Literal["mse", "ce"]
@@ -291,7 +292,7 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
     Returns:
         A row per run, as in ``final.csv``.
     """
-    torch.set_num_threads(settings.threads)
+    configure_cpu(settings.threads)
     output = Output(settings.output, overwrite=settings.overwrite, figure=settings.figure)
     curves, final = [], []
     for layers in settings.layers:

@@ -13,6 +13,7 @@ from fedloge.analysis.collapse.language import MEASURED, measure_model
 from fedloge.analysis.collapse.output import Output, print_table
 from fedloge.analysis.collapse.text import split
 from fedloge.checks import check_least, check_threads
+from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, DataError
 
 
@@ -116,7 +117,7 @@ def run(settings: HuggingFace) -> dict[str, float]:
     Returns:
         What :func:`fedloge.analysis.collapse.language.measure_model` returns.
     """
-    torch.set_num_threads(settings.threads)
+    configure_cpu(settings.threads)
     output = Output(settings.output, overwrite=settings.overwrite, figure=False)
     model, tokenizer = load(settings.model)
     text = Path(settings.text).read_text(encoding="utf-8")

@@ -21,6 +21,7 @@ from fedloge.analysis.collapse.measure import measure_batches
 from fedloge.analysis.collapse.output import Output, Row, print_table
 from fedloge.analysis.collapse.text import Corpus, corpus
 from fedloge.checks import check_least, check_positive, check_threads
+from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError
 
 MEASURED = ("cdnv_log", "gnc2_var", "gnc2_cv", "equinorm", "nc3_cosine", "unc3_var", "nc4", "etf_error", "nc1")
@@ -213,7 +214,7 @@ def run(settings: Language) -> list[dict[str, Any]]:
     Returns:
         A row per model, as in ``results.csv``.
     """
-    torch.set_num_threads(settings.threads)
+    configure_cpu(settings.threads)
     output = Output(settings.output, overwrite=settings.overwrite, figure=settings.figure)
     data = corpus(settings.vocabulary)
     parts = windows(data.train, settings.context), windows(data.heldout, settings.context)
