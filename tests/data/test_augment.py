@@ -153,6 +153,7 @@ def test_normalise_per_channel_leaves_its_input_alone():
     before = images.clone()
     result = normalise(images, [0.0, 0.2], [0.1, 0.4])
     torch.testing.assert_close(result[0, :, 0, 0], torch.tensor([2.0, 0.0]))
+    assert result.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
 
 

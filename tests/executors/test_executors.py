@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from broken import DiesAtTwo, DivergesAtTwo, FailsAtTwo
+from fedloge.data import Arrays
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import ClientFailure, ClientTask, LocalSettings, Processes, Serial, make_executor
 from fedloge.executors.base import ClientResult, largest_first
+from fedloge.executors.cuda import Cohort
 from fedloge.executors.processes import Slab
-from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedRep
+from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedProx, FedRep
+from fedloge.models import CifarResNet
 from fedloge.state import ClientUpdate, FederatedState
 from harness import build, initial, same
 
@@ -91,6 +94,26 @@ def test_processes_give_what_serial_gives(data, method, options):
         assert same(one.update.report, other.update.report)
         assert one.personal.keys() == other.personal.keys()
         assert same(one.personal, other.personal)
+
+
+@pytest.mark.parametrize("method", [FedProx, FedLoGe])
+def test_all_give_the_same_on_images_in_colour(make_data, method):
+    """There, unlike with one channel, the layout of the images in memory is not that of the weights."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    labels = torch.arange(3).repeat(20)
+    data = make_data(Arrays(images, labels, images[:9], labels[:9]), num_clients=3, augment="crop_flip")
+    data.setup()
+
+    def trained(executor):
+        torch.manual_seed(0)
+        return rounds(executor, method(CifarResNet(8, width=8), 3), data)
+
+    expected, serial = trained(Serial())
+    for executor in (Processes(2), Cohort(graphs=False)):
+        state, results = trained(executor)
+        assert same(expected.shared.tensors, state.shared.tensors)
+        assert all(same(one.personal, other.personal) for one, other in zip(serial, results, strict=True))
 
 
 def test_earlier_results_are_not_overwritten(data):
