@@ -15,7 +15,7 @@ from broken import DiesAtTwo, DivergesAtTwo, FailsAtTwo
 from fedloge.data import Arrays
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import ClientFailure, ClientTask, LocalSettings, Processes, Serial, make_executor
-from fedloge.executors.base import ClientResult, largest_first
+from fedloge.executors.base import ClientResult, largest_first, local_trainer
 from fedloge.executors.cuda import Cohort
 from fedloge.executors.processes import Slab
 from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedProx, FedRep
@@ -285,3 +285,9 @@ def test_a_slab_gives_back_what_was_packed():
         assert unpacked[name].dtype == tensor.dtype
     with pytest.raises(ValueError, match="do not fit"):
         slab.pack({"big": torch.zeros(1000)})
+
+
+def test_trainers_look_for_plugins_once(monkeypatch):
+    local_trainer(LocalSettings(0), 1)
+    monkeypatch.setattr("importlib.metadata.Distribution.entry_points", property(lambda self: pytest.fail("read anew")))
+    local_trainer(LocalSettings(0), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import time
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities import registry
 from lightning.pytorch.profilers import SimpleProfiler
 
 from fedloge.methods.base import Client, Method, Phase
@@ -23,6 +25,12 @@ from fedloge.seeding import Stream, derive
 from fedloge.state import ClientStore, ClientUpdate, SharedState, Tensors
 
 Worker = TypeVar("Worker")
+
+
+# For callbacks that installed packages may bring, every Trainer reads the metadata of all packages, which takes longer
+# than the rest of a short fit. What is installed does not change meanwhile: once is enough.
+if hasattr(registry, "entry_points"):
+    registry.entry_points = functools.cache(registry.entry_points)
 
 
 class FederatedData(Protocol):
