@@ -249,7 +249,9 @@ class CohortModule(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Let the lanes do a step each in turn, until one more client is done."""
-        # Lightning's autocast spans many steps here; it keeps no cast weights, so they may change within.
+        # Lightning's autocast spans many steps here, in which weights change: none that it has cast may be kept.
+        if torch.is_autocast_enabled(self.device.type):
+            torch.set_autocast_cache_enabled(False)
         if not self._lanes:
             self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
         while len(self.done) <= batch_idx:
