@@ -47,7 +47,10 @@ class WandbRun:
                 case "config":
                     self._set(self.config, record.config.update)
                 case "history":
-                    self._set(self.history.setdefault(record.history.step.num, {}), record.history.item)
+                    row = {}
+                    self._set(row, record.history.item)
+                    step = row.get("_step", record.history.step.num)  # W&B 0.17 has it among the items alone
+                    self.history.setdefault(step, {}).update(row)
                 case "summary":
                     self._set(self.summary, record.summary.update)
 
