@@ -136,6 +136,21 @@ def test_a_worker_that_dies_is_replaced_and_its_client_trained_again(data):
     assert same(expected.shared.tensors, method.aggregate(iter(updates), state, torch.Generator()))
 
 
+def test_workers_that_die_between_rounds_are_replaced(data):
+    expected, _ = rounds(Serial(), build(FedAvg), data, count=1)
+    method, executor = build(FedAvg), Processes(2)
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    for _ in range(2):
+        updates = [result.update for result in executor.run(state.shared, state.clients, tasks)]
+        for worker in executor._pool:
+            worker.process.kill()
+            worker.process.join()
+    executor.close()
+    assert same(expected.shared.tensors, method.aggregate(iter(updates), state, torch.Generator()))
+
+
 @pytest.mark.parametrize("executor", [Serial, lambda: Processes(2)])
 def test_a_client_that_fails_is_told_and_the_others_go_on(data, executor):
     outcomes = one_round(executor(), build(FailsAtTwo), data)

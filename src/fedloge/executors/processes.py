@@ -39,7 +39,6 @@ WAITING_BYTES = 2**30
 SPARE_BYTES = 2**20
 MAX_ATTEMPTS = 3
 UNGUARDED = "Each runs a script that trains once more: put what the script does under if __name__ == '__main__'."
-
 NOT_FOUND = "Define the classes of method and data in a module, not in a notebook or function; or take serial."
 ALIGNMENT = 16
 
@@ -87,7 +86,8 @@ class Processes(Executor):
         def submit(worker: _Worker, position: int) -> None:
             busy[position] = worker
             own = worker.slab.pack(clients[tasks[position].client])
-            worker.pipe.send(_Order(tasks[position], layout, fixed, own))
+            with contextlib.suppress(BrokenPipeError):  # it died while it waited: seen when its answer is awaited
+                worker.pipe.send(_Order(tasks[position], layout, fixed, own))
 
         def collect() -> tuple[int, Outcome]:
             by_pipe: dict[Any, int] = {worker.pipe: position for position, worker in busy.items()}
@@ -130,39 +130,41 @@ class Processes(Executor):
         for worker in new:  # all of them start at the same time
             self._equip(worker)
         for worker in new:
-            self._await(worker)
+            if not self._is_ready(worker):
+                code = worker.exit_code()
+                self.close()
+                raise RunError(f"a worker ended when it started (exit code {code}). {UNGUARDED}")
 
     def _equip(self, worker: _Worker) -> None:
         try:
-            with contextlib.suppress(BrokenPipeError):  # it ended: seen in a moment
+            with contextlib.suppress(BrokenPipeError):  # it ended: seen when it is asked whether it is ready
                 worker.pipe.send((self.method, self.data, self.settings, self._down, worker.slab))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.close()
             problem = f"cannot send method or data to a worker: {error}"
             raise ConfigError("trainer.executor", "processes", problem, NOT_FOUND) from error
 
-    def _await(self, worker: _Worker) -> None:
-        """Wait until a worker has what it was sent."""
+    def _is_ready(self, worker: _Worker) -> bool:
+        """Wait until a worker has what it was sent; False if it has ended instead."""
         try:
             failure: _Failure | None = worker.pipe.recv()
-        except (EOFError, OSError) as error:
-            worker.process.join(timeout=5)
-            code = worker.process.exitcode
-            self.close()
-            raise RunError(f"a worker ended when it started (exit code {code}). {UNGUARDED}") from error
+        except (EOFError, OSError):
+            return False
         if failure is not None:
             self.close()
             raise RunError(failure.text)
+        return True
 
     def _replace(self, worker: _Worker, task: ClientTask) -> ClientFailure | None:
         """Start a worker anew; a client that has cost too many of them is a failure."""
-        worker.attempts += 1
-        worker.process.join(timeout=5)
-        code = worker.process.exitcode
-        worker.stop()
-        worker.open()
-        self._equip(worker)
-        self._await(worker)
+        ready = False
+        while not ready and worker.attempts < MAX_ATTEMPTS:
+            worker.attempts += 1
+            code = worker.exit_code()
+            worker.stop()
+            worker.open()
+            self._equip(worker)
+            ready = self._is_ready(worker)
         if worker.attempts < MAX_ATTEMPTS:
             return None
         worker.attempts = 0
@@ -222,6 +224,12 @@ class _Worker:
             parts[part][entry] = tensor
         update = replace(answer.result.update, tensors=parts["u"], report=parts["r"])
         return ClientResult(update, parts["p"])
+
+    def exit_code(self) -> int | None:
+        """Of a process that has ended, or is about to."""
+        self.process.join(timeout=5)
+        code: int | None = self.process.exitcode
+        return code
 
     def stop(self) -> None:
         """End the process, whatever it does."""
