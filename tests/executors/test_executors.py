@@ -60,6 +60,14 @@ def rounds(executor, method, data, count=2):
     return state, results
 
 
+def begun(executor, data):
+    """A started executor's method, the state before the first round, and its tasks."""
+    method = build(FedAvg)
+    executor.start(method, data, LocalSettings(7))
+    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    return method, initial(method, data.num_clients), tasks
+
+
 def one_round(executor, method, data):
     """The outcomes of a first round."""
     executor.start(method, data, LocalSettings(7))
@@ -123,10 +131,8 @@ def test_earlier_results_are_not_overwritten(data):
 
 def test_a_worker_that_dies_is_replaced_and_its_client_trained_again(data):
     expected, _ = rounds(Serial(), build(FedAvg), data, count=1)
-    method, executor = build(FedAvg), Processes(2)
-    executor.start(method, data, LocalSettings(7))
-    state = initial(method, data.num_clients)
-    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    executor = Processes(2)
+    method, state, tasks = begun(executor, data)
     results = executor.run(state.shared, state.clients, tasks)
     first = next(results)
     os.kill(executor._pool[0].process.pid, signal.SIGKILL)
@@ -138,10 +144,8 @@ def test_a_worker_that_dies_is_replaced_and_its_client_trained_again(data):
 
 def test_workers_that_die_between_rounds_are_replaced(data):
     expected, _ = rounds(Serial(), build(FedAvg), data, count=1)
-    method, executor = build(FedAvg), Processes(2)
-    executor.start(method, data, LocalSettings(7))
-    state = initial(method, data.num_clients)
-    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    executor = Processes(2)
+    method, state, tasks = begun(executor, data)
     for _ in range(2):
         updates = [result.update for result in executor.run(state.shared, state.clients, tasks)]
         for worker in executor._pool:
