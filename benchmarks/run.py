@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +53,6 @@ class Bench:
     pythons: dict[str, Path]
     cifar: str | None = None
     versions: dict[str, Any] = field(default_factory=dict)
-    references: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Write the inputs of timing and gate."""
@@ -60,19 +60,17 @@ class Bench:
         prepare(self.folder / "timed", workload.kind, workload.federation, workload.device, self.cifar)
         prepare(self.folder / "gate", workload.kind, for_gate(workload), workload.device, self.cifar)
 
-    def reference(self, threads: int) -> dict[str, Any]:
-        """The reference's result on the gate's inputs; the number of threads changes it in the last bits."""
-        if threads not in self.references:
-            self._work("gate", f"reference@{threads}", 1)
-            self.references[threads] = self._result()
-        return self.references[threads]
+    @cached_property
+    def reference(self) -> dict[str, Any]:
+        """The reference's result on the gate's inputs."""
+        self._work("gate", "reference@1", 1)
+        return self._result()
 
     def gate(self, contender: str) -> dict[str, Any]:
-        """How far a contender's result is from the reference's with as many threads, and whether that will do."""
-        name, cores = parse(contender)
-        reference = self.reference(CONTENDERS[name].threads(cores))
+        """How far a contender's result is from the reference's, and whether that will do."""
+        reference = self.reference
         self._work("gate", contender, 1)
-        result, lacks = self._result(), CONTENDERS[name].lacks
+        result, lacks = self._result(), CONTENDERS[parse(contender)[0]].lacks
         expected = {key for key in reference if not (key.startswith("check/") or (lacks and key.endswith(lacks)))}
         complete = expected <= result.keys() <= reference.keys()
         compared = sorted(result.keys() & reference.keys())
@@ -88,17 +86,9 @@ class Bench:
     def measure(self, contender: str) -> dict[str, Any]:
         """Run a contender once."""
         began, busy, load = time.perf_counter(), machine.busy_seconds(), machine.load()
-        children = os.times()
+        ended = children_seconds()
         report = self._work("timed", contender, self.workload.repetitions + 1)
-        ended = os.times()
-        own = (
-            ended.user
-            - children.user
-            + max(  # who was left behind by a child has been counted by the child alone
-                ended.children_user + ended.children_system - children.children_user - children.children_system,
-                report.pop("total_cpu_s"),
-            )
-        )
+        own = max(children_seconds() - ended, report.pop("total_cpu_s"))  # the latter has who outlives the contender
         others = (machine.busy_seconds() - busy - own) / (time.perf_counter() - began)
         return {**report, "load_before": load, "load_after": machine.load(), "others_cores": round(max(others, 0), 2)}
 
@@ -134,6 +124,12 @@ class Bench:
     def _result(self) -> dict[str, Any]:
         with np.load(self.folder / "out.npz", allow_pickle=False) as file:
             return dict(file)
+
+
+def children_seconds() -> float:
+    """CPU seconds of this process's children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def environment(name: str, cores: int, device: str = "cpu") -> dict[str, str]:
