@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ def _own_random_state():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def disk(monkeypatch):
+    """Sets the bytes that seem free on every disk; much, until then, whatever this machine has."""
+    usage = namedtuple("usage", "total used free")
+
+    def leave(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**50, 2**50 - free, free))
+
+    leave(2**40)
+    return leave
 
 
 @pytest.fixture(scope="session")

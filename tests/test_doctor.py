@@ -33,6 +33,15 @@ def test_what_is_missing_or_too_old_is_named_with_the_remedy(requires, capsys):
     assert "missing or broken: nowhere-to-be-found, torch" in text
 
 
+def test_a_nearly_full_disk_is_a_remark(requires, disk, capsys):
+    requires("torch")
+    disk(999_999_999)
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "less than 1 GB; the run folder is written here" in text
+    assert text.endswith("nothing is missing (1 remark above)\n")
+
+
 def test_requirements_of_other_systems_do_not_count(requires):
     requires("nowhere-to-be-found; sys_platform == 'plan9'")
     assert doctor.healthy(doctor.examine())

@@ -3,8 +3,7 @@ import logging
 import pytest
 import torch
 
-from fedloge.data import cache as module
-from fedloge.data.cache import PixelCache
+from fedloge.data.cache import LEAST_FREE, PixelCache
 
 PIXELS = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
 
@@ -57,8 +56,8 @@ def test_damaged_files_are_made_anew(tmp_path, damage):
     assert make.calls == 2
 
 
-def test_a_full_disk_is_told_once_and_does_no_harm(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(module, "LEAST_FREE", 2**80)
+def test_a_full_disk_is_told_once_and_does_no_harm(tmp_path, disk, caplog):
+    disk(LEAST_FREE - 1)
     make, cache = Maker(), PixelCache(tmp_path)
     with caplog.at_level(logging.WARNING):
         for name in "aab":
