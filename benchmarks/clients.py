@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.run import positive
 
 RESULTS = Path(__file__).parent / "results"
 NUM_CLASSES, IMAGES_PER_CLIENT = 10, 2
@@ -27,10 +28,10 @@ NUM_CLASSES, IMAGES_PER_CLIENT = 10, 2
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure each number of clients and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clients", description=__doc__)
-    parser.add_argument("--clients", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--clients", type=positive, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--memory_limit", type=int, default=2**20, help="bytes of personal states kept in memory")
     parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--only", type=positive, help=argparse.SUPPRESS)
     known = parser.parse_args(arguments)
     if known.only:
         print(json.dumps(measure(known.only, known.memory_limit)))
@@ -44,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(runs[-1])
     date = datetime.now(UTC).date().isoformat()
     path = known.output or RESULTS / f"clients-{date}.json"
-    content = {"workload": "clients", "date": date, "machine": machine.machine(), "runs": runs}
+    content = {
+        "workload": "clients",
+        "date": date,
+        "commit": machine.commit(),
+        "machine": machine.machine(),
+        "runs": runs,
+    }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(path)
 

@@ -21,6 +21,8 @@ class Clock:
     def __init__(self, device: torch.device | None = None) -> None:
         self._cuda = device is not None and device.type == "cuda"
         self._paused = (0.0, 0.0)
+        self.seen_cpu_s = 0.0
+        """CPU seconds of all processes, pauses and all, at the last tick."""
         self.ticks = [self._now()]
 
     def tick(self) -> None:
@@ -50,7 +52,8 @@ class Clock:
             torch.cuda.synchronize()
         wall, cpu = self._paused
         with self.paused():  # looking through all processes takes some milliseconds
-            return time.perf_counter() - wall, cpu_seconds() - cpu
+            self.seen_cpu_s = cpu_seconds()
+            return time.perf_counter() - wall, self.seen_cpu_s - cpu
 
 
 def cpu_seconds() -> float:
@@ -60,10 +63,10 @@ def cpu_seconds() -> float:
     """
     own = os.times()
     ended = own.children_user + own.children_system
-    return time.process_time() + ended + sum(_others(os.getppid() if "RANK" in os.environ else os.getpid()))
+    return time.process_time() + ended + below(os.getppid() if "RANK" in os.environ else os.getpid())
 
 
-def _others(root: int) -> list[float]:
+def below(root: int) -> float:
     """CPU seconds of all processes below ``root``, with those of their ended children, but for this process."""
     parents: dict[int, int] = {}
     seconds: dict[int, float] = {}
@@ -74,7 +77,7 @@ def _others(root: int) -> list[float]:
             continue
         pid = int(stat.parent.name)
         parents[pid], seconds[pid] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    return [seconds[pid] for pid in parents if pid != os.getpid() and _descends(pid, root, parents)]
+    return sum(seconds[pid] for pid in parents if pid != os.getpid() and _descends(pid, root, parents))
 
 
 def _descends(pid: int, root: int, parents: dict[int, int]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fedloge.methods
 import fedloge.models
-from benchmarks.problem import Arrays, describe, to_arrays
+from benchmarks.problem import Arrays, Problem, describe, to_arrays
 from benchmarks.workloads import Federation, Kind
 from fedloge.data import Arrays as Source
 from fedloge.data import FederatedDataModule
@@ -47,7 +47,10 @@ def prepare(folder: Path, kind: Kind, federation: Federation, device: str = "cpu
     module.setup()
     split = {part: [own.tolist() for own in getattr(module.partition, part)] for part in ("train", "test")}
     (folder / "partition.json").write_text(json.dumps(split))
-    np.savez(folder / "initial.npz", **initial(federation, module))  # type: ignore[arg-type]
+    entries = initial(federation, module)
+    np.savez(folder / "initial.npz", **entries)  # type: ignore[arg-type]
+    if kind == "eval":
+        np.savez(folder / "initial.npz", **entries | telling_heads(Problem(folder)))  # type: ignore[arg-type]
     if federation.augment == "none":
         orders = {str(client): order(module, federation, client) for client in range(federation.num_clients)}
         np.savez(folder / "orders.npz", **orders)  # type: ignore[arg-type]
@@ -119,6 +122,22 @@ def initial(federation: Federation, module: FederatedDataModule) -> Arrays:
     for client, own in enumerate(state.clients):
         arrays |= to_arrays({f"personal/{client}/{name}": tensor for name, tensor in own.items()})
     return arrays
+
+
+@torch.no_grad()
+def telling_heads(problem: Problem) -> Arrays:
+    """Random heads, another φ for every client, that give many answers.
+
+    An untrained network gives all images the same answer, whoever computes it from whatever; it comes from the mean of
+    the features, to which the rows of these heads are orthogonal.
+    """
+    network: Any = problem.network().eval()
+    images, _ = problem.normalised("test")
+    mean = torch.cat([network.backbone(part) for part in torch.split(images, 500)]).mean(0)
+    draw = torch.Generator().manual_seed(problem.federation.seed)
+    heads = [name for name in problem.initial if name.endswith(("sse.weight", "psi.weight", "phi.weight"))]
+    weights = {name: torch.randn(problem.initial[name].shape, generator=draw) for name in heads}
+    return to_arrays({name: rows - torch.outer(rows @ mean, mean) / (mean @ mean) for name, rows in weights.items()})
 
 
 def served(module: FederatedDataModule) -> np.ndarray:

@@ -37,6 +37,10 @@ ENVIRONMENTS = FOLDER / ".venvs"
 WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
 
 
+class ContenderError(Exception):
+    """A contender broke down; the message has the end of what it printed."""
+
+
 @dataclass
 class Bench:
     """A workload under way.
@@ -72,8 +76,8 @@ class Bench:
         self._work("gate", contender, 1)
         result, lacks = self._result(), CONTENDERS[parse(contender)[0]].lacks
         expected = {key for key in reference if not (key.startswith("check/") or (lacks and key.endswith(lacks)))}
-        complete = expected <= result.keys() <= reference.keys()
-        compared = sorted(result.keys() & reference.keys())
+        compared = sorted(k for k in result.keys() & reference.keys() if result[k].shape == reference[k].shape)
+        complete = expected <= {*compared} == {*result}
         difference = float(np.max([np.abs(result[key] - reference[key]).max() for key in compared], initial=0.0))
         return {
             "difference": difference,
@@ -88,7 +92,8 @@ class Bench:
         began, busy, load = time.perf_counter(), machine.busy_seconds(), machine.load()
         ended = children_seconds()
         report = self._work("timed", contender, self.workload.repetitions + 1)
-        own = max(children_seconds() - ended, report.pop("total_cpu_s"))  # the latter has who outlives the contender
+        own = children_seconds() - ended + report.pop("survivors_cpu_s")  # that nobody waits for
+        own = max(own, report.pop("total_cpu_s"))  # or that nobody waited for
         others = (machine.busy_seconds() - busy - own) / (time.perf_counter() - began)
         return {**report, "load_before": load, "load_after": machine.load(), "others_cores": round(max(others, 0), 2)}
 
@@ -105,7 +110,7 @@ class Bench:
         if done.returncode == UNAVAILABLE:
             raise UnavailableError(done.stderr.strip().splitlines()[-1])
         if done.returncode or not out.with_suffix(".json").exists():
-            raise RuntimeError(f"{contender} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+            raise ContenderError(f"{contender} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         report: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
         self.versions[name] = report.pop("versions")
         return report
@@ -146,13 +151,16 @@ def chosen(workload: Workload, against: Sequence[str] | None) -> Workload:
     """The workload with only the comparisons with some opponents; ``serial`` stands for ``fedloge-serial``.
 
     Raises:
-        ValueError: If none of them is compared in this workload.
+        ValueError: If there is no such opponent, or none of them is compared in this workload.
     """
     if against is None:
         return workload
-    names = {*against, *(f"fedloge-{name}" for name in against)}
-    kept = tuple(c for c in workload.comparisons if c.other is None or names & {c.other, c.other.partition("@")[0]})
-    if not kept:
+    everyone = set().union(*(spellings(c) for w in WORKLOADS.values() for c in w.comparisons))
+    if unknown := [name for name in against if name not in everyone]:
+        there = ", ".join(sorted(name for name in everyone if "@" not in name))
+        raise ValueError(f"--against {' '.join(unknown)} is nobody that is measured. There are: {there}.")
+    kept = tuple(c for c in workload.comparisons if c.other is None or spellings(c) & {*against})
+    if not any(c.other for c in kept):
         others = sorted({c.other.partition("@")[0] for c in workload.comparisons if c.other})
         raise ValueError(
             f"{workload.name} is not measured against {', '.join(against)}, but against {', '.join(others)}."
@@ -160,12 +168,20 @@ def chosen(workload: Workload, against: Sequence[str] | None) -> Workload:
     return replace(workload, comparisons=kept)
 
 
+def spellings(comparison: Comparison) -> set[str]:
+    """How its opponent may be called."""
+    other = comparison.other or ""
+    full = {other, other.removeprefix("fedloge-")}
+    return {name for spelled in full for name in (spelled, spelled.partition("@")[0]) if name}
+
+
 def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
-    """Gate, then time; returns the content of the result's file."""
+    """Gate, then time; returns the content of the result's file. Who breaks down is left out from then on."""
     workload = bench.workload
     bench.prepare()
     gates: dict[str, Any] = {}
     skipped: dict[str, str] = {}
+    failed: dict[str, str] = {}
     for contender in workload.contenders:
         try:
             gates[contender] = bench.gate(contender)
@@ -173,17 +189,27 @@ def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
             skipped[contender] = str(reason)
             say(f"{contender} is skipped: {reason}")
             continue
+        except ContenderError as error:
+            failed[contender] = str(error)
+            say(f"error: {error}")
+            continue
         say(f"{contender} {verdict(gates[contender])}")
     timed = [contender for contender in workload.contenders if contender in gates and gates[contender]["passed"]]
     runs = []
     for sweep in range(pairs):
-        for contender in timed if sweep % 2 == 0 else reversed(timed):
-            measured = bench.measure(contender)
+        for contender in timed if sweep % 2 == 0 else timed[::-1]:
+            try:
+                measured = bench.measure(contender)
+            except ContenderError as error:
+                failed[contender] = str(error)
+                say(f"error: {error}")
+                continue
             runs.append({"contender": contender, "sweep": sweep, **measured})
             say(
                 f"sweep {sweep + 1}/{pairs} {contender}: {measured['wall_s']:.3f} s, {measured['cpu_s']:.3f} CPU s, "
                 f"others used {measured['others_cores']} cores"
             )
+        timed = [contender for contender in timed if contender not in failed]
     return {
         "format": 1,
         "workload": workload.name,
@@ -201,6 +227,7 @@ def run(bench: Bench, pairs: int, say: Any = print) -> dict[str, Any]:
         "versions": bench.versions,
         "gate": gates,
         "skipped": skipped,
+        "failed": failed,
         "runs": runs,
         "comparisons": [compare(c, runs) for c in workload.comparisons if {c.ours, c.other or c.ours} <= {*timed}],
     }
@@ -228,11 +255,11 @@ def verdict(gate: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; 1 where a contender's result was wrong, 2 where the arguments were."""
+    """The command; 1 where a contender broke down or its result was wrong, 2 where the arguments were."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--workload", required=True, choices=WORKLOADS, nargs="+")
     parser.add_argument("--against", nargs="+", help="opponents, as naive, pfl@4 or serial; default: all")
-    parser.add_argument("--pairs", type=int, default=8, help="sweeps over all contenders (8; keep none below 7)")
+    parser.add_argument("--pairs", type=positive, default=8, help="sweeps over all contenders (8; keep none below 7)")
     parser.add_argument("--profile", choices=["full", "quick"], default="full", help="quick: tiny, to see it work")
     parser.add_argument("--data", metavar="FOLDER", help="folder of the real CIFAR-10; default: synthetic images")
     parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="a peer's interpreter")
@@ -240,40 +267,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         pythons = interpreters(options.python)
-    except ValueError as error:
+        workloads = [chosen(WORKLOADS[name], options.against) for name in options.workload]
+        for workload in workloads:
+            check(workload, options.data)
+        options.results.mkdir(parents=True, exist_ok=True)
+        passed = [measure(workload, pythons, options) for workload in workloads]
+    except (ValueError, OSError, FedlogeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    passed = True
-    for name in options.workload:
-        try:
-            workload = chosen(WORKLOADS[name], options.against)
-            check(workload, options.data)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        workload = quick(workload) if options.profile == "quick" else workload
-        print(f"{name}: {workload.about}")
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                result = run(Bench(workload, Path(folder), pythons, options.data), options.pairs)
-            except FedlogeError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 2
-        result |= {"profile": options.profile, "against": options.against}
-        options.results.mkdir(parents=True, exist_ok=True)
-        part = [*(options.against or ()), *(["quick"] if options.profile == "quick" else [])]
-        path = options.results / f"{'-'.join([name, result['date'], *part])}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"{path}: {len(result['comparisons'])} of {len(workload.comparisons)} comparisons")
-        passed &= all(gate["passed"] for gate in result["gate"].values())
-    return 0 if passed else 1
+    return 0 if all(passed) else 1
+
+
+def measure(workload: Workload, pythons: dict[str, Path], options: argparse.Namespace) -> bool:
+    """Measure a workload and write its result; whether all is well with every contender.
+
+    Raises:
+        ValueError: If there is nobody to measure.
+    """
+    small = quick(workload) if options.profile == "quick" else workload
+    print(f"{workload.name}: {workload.about}")
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(Bench(small, Path(folder), pythons, options.data), options.pairs)
+    if not result["gate"] and not result["failed"]:
+        raise ValueError(f"{workload.name} was not measured: every contender was skipped.")
+    result |= {"profile": options.profile, "against": options.against}
+    part = [*(options.against or ()), *(["quick"] if options.profile == "quick" else [])]
+    path = options.results / f"{'-'.join([workload.name, result['date'], *part])}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{path}: {len(result['comparisons'])} of {len(workload.comparisons)} comparisons")
+    return not result["failed"] and all(gate["passed"] for gate in result["gate"].values())
+
+
+def positive(text: str) -> int:
+    """A number of the command line that is at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def interpreters(given: Sequence[str]) -> dict[str, Path]:
     """The interpreter of every peer, as given or where :mod:`benchmarks.peers` puts it.
 
     Raises:
-        ValueError: If an entry is not ``PEER=PATH``, or there is no such peer.
+        ValueError: If an entry is not ``PEER=PATH``, or there is no such peer or file.
     """
     peers = sorted({contender.peer for contender in CONTENDERS.values() if contender.peer})
     pythons = {peer: ENVIRONMENTS / peer / "bin" / "python" for peer in peers}
@@ -281,6 +318,8 @@ def interpreters(given: Sequence[str]) -> dict[str, Path]:
         peer, _, path = entry.partition("=")
         if peer not in pythons or not path:
             raise ValueError(f"--python {entry} is not PEER=PATH with a peer of: {', '.join(peers)}.")
+        if not Path(path).is_file():
+            raise ValueError(f"--python {entry}: there is no file {path}.")
         pythons[peer] = Path(path)
     return pythons
 

@@ -46,8 +46,8 @@ def clients(folder: Path) -> list[str]:
     lines = [
         "## Memory by the number of clients",
         "",
-        f"{result['date']}, {machine['processor']}, FedLoGe, every client in one round, heads beyond 1 MiB on disk "
-        "(`python -m benchmarks.clients`).",
+        f"{result['date']}, commit {result['commit']}, {machine['processor']}, FedLoGe, every client in one round, "
+        "heads beyond 1 MiB on disk (`python -m benchmarks.clients`).",
         "",
         "| clients | peak memory, MB | of it above the first | all heads, MB | s |",
         "|---|---|---|---|---|",
@@ -78,12 +78,13 @@ def targets(results: Mapping[str, dict[str, Any]]) -> list[str]:
 def measured(result: dict[str, Any]) -> list[str]:
     """The table of a workload."""
     machine, versions = result["machine"], merged(result["versions"])
-    others = max(run["others_cores"] for run in result["runs"])
+    others = max((run["others_cores"] for run in result["runs"]), default=0.0)
     where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
+    images = "" if result["kind"] == "ssec" else f"{result['data']} images, "
     lines = [
         f"## {result['workload']}: {result['about']}",
         "",
-        f"{result['date']}, commit {result['commit']}, {machine['gpu'] or where}, {result['data']} images, "
+        f"{result['date']}, commit {result['commit']}, {machine['gpu'] or where}, {images}"
         f"{result['pairs']} pairs; other programs used at most {others:g} cores. {versions}.",
         "",
         "| ours | against | ours, s | against, s | ratio | 95 % interval | ratio of CPU seconds |",
@@ -98,6 +99,7 @@ def measured(result: dict[str, Any]) -> list[str]:
                 f"{entry['ratio']:.2f} | {entry['low']:.2f} to {entry['high']:.2f} | {entry['cpu_ratio']:.2f} |"
             )
     lines += ["", *(f"Not measured: {name}, {reason}." for name, reason in result["skipped"].items())]
+    lines += [f"Broke down: {name}." for name in result["failed"]]
     wrong = [name for name, gate in result["gate"].items() if not gate["passed"]]
     lines += [f"Not timed, because its result differed from the reference's: {name}." for name in wrong]
     worst = max((gate["difference"] for gate in result["gate"].values() if gate["passed"]), default=0.0)
@@ -134,8 +136,10 @@ def goal(comparison: Comparison) -> str:
 
 
 def figure(entry: dict[str, Any]) -> str:
-    """A measurement in words."""
-    return f"{entry['ours_s']:.3g} s" if entry["other"] is None else f"{entry['ratio']:.2f}×"
+    """A measurement in words, a ratio with its interval."""
+    if entry["other"] is None:
+        return f"{entry['ours_s']:.3g} s"
+    return f"{entry['ratio']:.2f}× ({entry['low']:.2f} to {entry['high']:.2f})"
 
 
 def said(met: bool | None) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.clock import Clock, cpu_seconds
+from benchmarks.clock import Clock, below, cpu_seconds
 from benchmarks.contenders import CONTENDERS, UnavailableError, parse
 from benchmarks.problem import Arrays, Problem
 
@@ -42,16 +42,24 @@ def main(arguments: list[str]) -> int:
     problem = Problem(options.problem)
     try:
         module: Any = importlib.import_module(f"benchmarks.contenders.{contender.module}")
-        clock = Clock(problem.device)
+    except ImportError as error:
+        return unavailable(error)
+    clock = Clock(problem.device)
+    try:
         result: Arrays = module.run(problem, contender.options, options.repetitions, clock)
-        if len(clock.ticks) == 1:  # the reference is not timed
-            clock.tick()
-    except (ImportError, UnavailableError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return UNAVAILABLE
+    except UnavailableError as error:
+        return unavailable(error)
+    if len(clock.ticks) == 1:  # the reference is not timed
+        clock.tick()
     if int(os.environ.get("RANK", "0")) == 0:
         write(options.out, clock, result)
     return 0
+
+
+def unavailable(error: Exception) -> int:
+    """Say why in a line."""
+    print(" ".join(str(error).split()), file=sys.stderr)
+    return UNAVAILABLE
 
 
 def keep_to(cores: int) -> None:
@@ -69,7 +77,8 @@ def write(out: Path, clock: Clock, result: Arrays) -> None:
     report = {
         "wall_s": wall,
         "cpu_s": cpu,
-        "total_cpu_s": cpu_seconds(),
+        "total_cpu_s": max(cpu_seconds(), clock.seen_cpu_s),
+        "survivors_cpu_s": below(os.getpid()),
         "peak_mib": peak_mib(),
         "threads": torch.get_num_threads(),
         "details": details,

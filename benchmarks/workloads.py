@@ -10,8 +10,6 @@ Kind = Literal["round", "eval", "exchange", "ssec"]
 
 TOLERANCE: dict[str, float] = {"round": 1e-5, "eval": 1.0, "exchange": 1e-5, "ssec": 0.0}
 """How far a contender may be from the reference: entries of a state, test images counted, zeros of a frame."""
-CUDA_TOLERANCE = 1e-2
-"""The same of a state on a CUDA device, whose TF32 rounds every product to ten bits."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Workload:
     @property
     def tolerance(self) -> float:
         """How far a contender may be from the reference."""
-        return CUDA_TOLERANCE if self.device == "cuda" else TOLERANCE[self.kind]
+        return TOLERANCE[self.kind]
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -131,14 +129,14 @@ class Workload:
 def for_gate(workload: Workload) -> Federation:
     """The small federation on which results are compared, without augmentation: all have the same batches then.
 
-    Rounds on a CPU are compared in float64. Training amplifies rounding (in 8 steps of ResNet-20 with batches of 8, a
-    difference of 3e-7 to one of 1e-2), and a convolution rounds otherwise for every layout in memory.
+    Rounds are compared in float64 and after few steps. Training amplifies rounding (in 8 steps of ResNet-20, batches of
+    8, a difference of 3e-7 to one of 1e-2), and a convolution rounds otherwise for every layout in memory.
     """
     federation = workload.federation
     return replace(
         federation,
-        double=workload.kind == "round" and workload.device == "cpu",
-        per_class=min(federation.per_class, 3 * federation.num_classes, 60),
+        double=workload.kind == "round",
+        per_class=min(federation.per_class, 30, 600 // federation.num_classes),
         test_per_class=min(federation.test_per_class, 20),
         imbalance_factor=min(federation.imbalance_factor, 10.0),
         num_clients=min(federation.num_clients, 8),

@@ -62,10 +62,7 @@ def rounds(problem: Problem, executor: str, repetitions: int, clock: Clock) -> A
             problem, folder, executor=executor, rounds=repetitions, local_epochs=problem.federation.epochs,
             callbacks=[Ticker(clock)],
         )  # fmt: skip
-        try:
-            trainer.fit(method, datamodule=data)
-        except KeyError as error:  # the executors of this version are a dictionary
-            raise UnavailableError(f"this fedloge has no executor {executor!r}") from error
+        trainer.fit(method, datamodule=data)
         state = trainer.folder.load("last")
     arrays = to_arrays({**state.shared.tensors})
     for client, own in enumerate(state.clients):
@@ -78,7 +75,7 @@ def evaluations(problem: Problem, repetitions: int, clock: Clock) -> Arrays:
     method, data = build(problem)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(problem, folder)
-        state = trainer.start(method, data)
+        state = started(problem, trainer, method, data)
         for _ in range(repetitions):
             with clock.paused():
                 fresh = copied(state)
@@ -108,10 +105,7 @@ def exchanges_of_executor(problem: Problem, executor: str, repetitions: int, clo
     method, data = build(problem, Drifting)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(problem, folder, executor=executor)
-        try:
-            state = trainer.start(method, data)
-        except KeyError as error:
-            raise UnavailableError(f"this fedloge has no executor {executor!r}") from error
+        state = trainer.start(method, data)
         tasks = [ClientTask(client, 1, ()) for client in range(data.num_clients)]
         for _ in range(repetitions):
             results = trainer.executor.run(state.shared, state.clients, tasks)
@@ -157,6 +151,14 @@ def build(problem: Problem, kind: type[Method] | None = None) -> tuple[Method, A
     entries = {name: t for name, t in problem.initial.items() if not name.startswith("personal/")}
     method.load(SharedState(entries), {})
     return method, data_module(problem.federation, problem.data)
+
+
+def started(problem: Problem, trainer: FederatedTrainer, method: Method, data: Any) -> FederatedState:
+    """The problem's initial state."""
+    state = trainer.start(method, data).with_shared(problem.initial)
+    for client in range(data.num_clients):
+        state.clients[client] = problem.personal(client)
+    return state
 
 
 def make_trainer(problem: Problem, folder: str, executor: str = "serial", **options: Any) -> FederatedTrainer:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.clock import Clock
-from benchmarks.contenders.fedloge import build, make_trainer
+from benchmarks.contenders.fedloge import build, make_trainer, started
 from benchmarks.problem import Arrays, Problem
 from fedloge.evaluation.metrics import confusion
 from fedloge.methods.base import Method, View
@@ -20,7 +20,7 @@ def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: C
     """Test the generic model on all test images, then each personal model on its client's own."""
     method, data = build(problem)
     with tempfile.TemporaryDirectory() as folder:
-        state = make_trainer(problem, folder).start(method, data)
+        state = started(problem, make_trainer(problem, folder), method, data)
     method.to(problem.device).eval()
 
     def score(state: FederatedState, personal: Tensors, view: View, indices: torch.Tensor | None) -> torch.Tensor:

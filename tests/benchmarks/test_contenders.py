@@ -82,6 +82,34 @@ def test_all_evaluations_count_the_same(problem):
         assert difference(work(inputs, name), reference) <= 1
 
 
+def test_the_gate_of_evaluations_sees_other_images_and_other_numbers(problem):
+    inputs = problem("eval")
+    reference = work(inputs, "reference")
+    answers = reference["confusion"].sum(0)
+    assert (answers > 0).sum() >= 5
+    images = inputs.data["test_images"]
+    for changed in (torch.zeros_like(images), images.roll(len(images) // 2, 0)):
+        inputs.data["test_images"] = changed
+        assert difference(work(inputs, "naive"), reference) > WORKLOADS["eval"].tolerance
+    inputs.data["test_images"] = images
+    inputs.federation = replace(inputs.federation, mean=(0.0, 0.0, 0.0))
+    assert difference(work(inputs, "naive"), reference) > WORKLOADS["eval"].tolerance
+
+
+def test_every_client_has_a_head_of_its_own_where_evaluations_are_compared(problem):
+    inputs = problem("eval")
+    heads = [inputs.personal(client)["phi.weight"] for client in range(inputs.federation.num_clients)]
+    assert not any(torch.equal(heads[0], other) for other in heads[1:])
+
+
+@pytest.mark.parametrize("name", [name for name, workload in WORKLOADS.items() if workload.kind == "round"])
+def test_rounds_are_compared_in_double_precision_after_few_steps(name):
+    federation = for_gate(WORKLOADS[name])
+    images = federation.per_class * federation.num_classes / federation.num_clients
+    assert federation.double
+    assert federation.epochs * images / federation.batch_size <= 20
+
+
 def test_every_repetition_of_the_evaluation_computes_features(problem, monkeypatch):
     inputs = problem("eval")
     passes = []

@@ -3,15 +3,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import clients, worker
 from benchmarks import run as runner
 from benchmarks.clock import Clock, cpu_seconds
 from benchmarks.contenders import CONTENDERS, UnavailableError, parse
-from benchmarks.run import Bench, chosen, compare, environment, main
+from benchmarks.run import Bench, ContenderError, chosen, compare, environment, main
 from benchmarks.statistics import paired_ratio
 from benchmarks.workloads import WORKLOADS, Comparison, quick
 
@@ -41,8 +43,17 @@ def test_opponents_can_be_chosen():
         "fedloge-serial@4",
         "fedloge-serial@1",
     }
+    assert {c.other for c in chosen(MINI, ["pfl@4", "flwr"]).comparisons} == {"pfl@4"}
     with pytest.raises(ValueError, match=r"cpu-mini is not measured against flwr, but against naive, pfl"):
         chosen(MINI, ["flwr"])
+    for name in ("cpu-mini", "gpu-c10"):
+        with pytest.raises(ValueError, match=r"--against nope is nobody that is measured\. There are: adam, .*serial"):
+            chosen(WORKLOADS[name], ["naive", "nope"])
+
+
+def test_a_gpu_is_not_measured_against_who_has_none():
+    with pytest.raises(ValueError, match="gpu-c10 is not measured against pfl, but against naive"):
+        chosen(WORKLOADS["gpu-c10"], ["pfl"])
 
 
 def test_the_ratio_is_the_median_of_pairs():
@@ -125,6 +136,7 @@ class Canned(Bench):
         ("naive", {"a": 1.0001, "b": 2}, False),
         ("naive", {"a": float("nan"), "b": 2}, False),
         ("naive", {"a": 1}, False),
+        ("naive", {"a": 1, "b": [2]}, False),
         ("naive", {"a": 1, "b": 2, "c": 3}, False),
         ("naive", {"a": 1, "b": float("nan")}, False),
         ("naive", {}, False),
@@ -197,6 +209,91 @@ def test_contenders_take_turns(tmp_path, monkeypatch):
 
     runner.run(Quiet(PAIR, tmp_path, {}), 3, say=lambda text: None)
     assert order == ["fedloge-serial@1", "naive@1", "naive@1", "fedloge-serial@1", "fedloge-serial@1", "naive@1"]
+
+
+class Fragile(Canned):
+    """A contender breaks down where it is told to."""
+
+    fragile = "naive@1"
+    in_gate = False
+
+    def prepare(self):
+        self.results = {name: {"a": np.array(0.0)} for name in CONTENDERS}
+
+    def gate(self, contender):
+        if self.in_gate and contender == self.fragile:
+            raise ContenderError("it broke down")
+        return super().gate(contender)
+
+    def measure(self, contender):
+        if contender == self.fragile:
+            raise ContenderError("it broke down")
+        return {"wall_s": 1.0, "cpu_s": 1.0, "others_cores": 0.0, "details": {}}
+
+
+@pytest.mark.parametrize("in_gate", [True, False])
+def test_who_breaks_down_does_not_take_the_others_along(tmp_path, in_gate):
+    workload = replace(MINI, comparisons=(*PAIR.comparisons, Comparison("fedloge-serial@1", "pfl@1")))
+    bench = Fragile(workload, tmp_path, {})
+    bench.in_gate = in_gate
+    result = runner.run(bench, 2, say=lambda text: None)
+    assert result["failed"] == {"naive@1": "it broke down"}
+    assert [c["other"] for c in result["comparisons"]] == ["pfl@1"]
+    assert len(result["runs"]) == 4
+
+
+def test_a_result_is_written_where_somebody_broke_down_but_not_where_nobody_was_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(WORKLOADS, "cpu-mini", PAIR)
+    monkeypatch.setattr(runner, "Bench", Fragile)
+    command = ["--workload", "cpu-mini", "--pairs", "1", "--results", str(tmp_path)]
+    assert main(command) == 1
+    assert len([*tmp_path.glob("*.json")]) == 1
+
+    def missing(bench, contender):
+        raise UnavailableError("it is not installed")
+
+    monkeypatch.setattr(Fragile, "gate", missing)
+    for path in tmp_path.glob("*.json"):
+        path.unlink()
+    assert main(command) == 2
+    assert "cpu-mini was not measured: every contender was skipped" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("pairs", ["0", "-2", "many"])
+def test_there_must_be_pairs(pairs, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--workload", "cpu-mini", "--pairs", pairs])
+    assert stopped.value.code == 2
+    assert f"argument --pairs: invalid positive value: '{pairs}'" in capsys.readouterr().err
+
+
+def test_clients_must_be_some(capsys):
+    with pytest.raises(SystemExit):
+        clients.main(["--clients", "0"])
+    assert "argument --clients: invalid positive value: '0'" in capsys.readouterr().err
+
+
+def test_the_folder_of_results_is_looked_at_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "Bench", None)
+    (tmp_path / "file").touch()
+    assert main(["--workload", "cpu-mini", "--results", str(tmp_path / "file")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
+def test_an_interpreter_must_be_there(capsys):
+    assert main(["--workload", "cpu-mini", "--python", "pfl=/nowhere/python"]) == 2
+    assert "--python pfl=/nowhere/python: there is no file /nowhere/python." in capsys.readouterr().err
+
+
+def test_a_key_error_of_fedloges_is_no_excuse(tmp_path, monkeypatch):
+    def fail(*args):
+        raise KeyError("backbone.conv1.weight")
+
+    monkeypatch.setattr("benchmarks.contenders.fedloge.rounds", fail)
+    monkeypatch.setattr(worker, "Problem", lambda folder: SimpleNamespace(kind="round", device=torch.device("cpu")))
+    with pytest.raises(KeyError):
+        worker.main([str(tmp_path), "fedloge-serial@1", str(tmp_path / "out"), "--repetitions=1"])
 
 
 @pytest.mark.slow

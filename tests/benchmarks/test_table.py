@@ -29,6 +29,7 @@ def result(**changes):
         "versions": {"fedloge-processes": {"torch": "2"}, "pfl": {"torch": "2", "pfl": "1"}},
         "gate": {"pfl@4": {"passed": True, "difference": 1e-7, "without": ["running_var"]}},
         "skipped": {"pfl-processes@4": "pfl is not installed"},
+        "failed": {},
         "runs": [{"contender": "pfl@4", "others_cores": 0.25, "details": {}}],
         "comparisons": [{**entry, "cpu_ratio": 1.0}],
     } | changes
@@ -60,7 +61,7 @@ def test_the_newest_whole_result_counts(tmp_path):
 def test_a_result_in_the_table(tmp_path):
     write(tmp_path, "cpu-mini")
     text = table.render(table.latest(tmp_path))
-    assert "| cpu-mini | fedloge-processes@4 | pfl@4 | ≥ 1.2× | 1.50× | met |" in text
+    assert "| cpu-mini | fedloge-processes@4 | pfl@4 | ≥ 1.2× | 1.50× (1.40 to 1.60) | met |" in text
     assert "| fedloge-processes@4 | pfl@4 | 2 | 3 | 1.50 | 1.40 to 1.60 | 1.00 |" in text
     assert "2030-01-02, commit abc, abacus, 4 cores, 8 GiB, synthetic images, 8 pairs" in text
     assert "Not measured: pfl-processes@4, pfl is not installed." in text
@@ -76,7 +77,12 @@ def test_an_exchange_tells_its_memory(tmp_path):
 def test_a_missed_target_is_called_missed(tmp_path):
     missed = result()["comparisons"][0] | {"ratio": 1.1}
     write(tmp_path, "cpu-mini", comparisons=[missed])
-    assert "| 1.10× | **not met** |" in table.render(table.latest(tmp_path))
+    assert "| 1.10× (1.40 to 1.60) | **not met** |" in table.render(table.latest(tmp_path))
+
+
+def test_who_broke_down_is_named(tmp_path):
+    write(tmp_path, "cpu-mini", failed={"pfl@4": "Traceback"}, runs=[], comparisons=[], gate={})
+    assert "Broke down: pfl@4." in table.render(table.latest(tmp_path))
 
 
 def test_the_text_around_the_tables_stays(tmp_path):
