@@ -133,12 +133,13 @@ def for_gate(workload: Workload) -> Federation:
     8, a difference of 3e-7 to one of 1e-2), and a convolution rounds otherwise for every layout in memory.
     """
     federation = workload.federation
+    per_class = min(federation.per_class, 30, 600 // federation.num_classes)
     return replace(
         federation,
         double=workload.kind == "round",
-        per_class=min(federation.per_class, 30, 600 // federation.num_classes),
+        per_class=per_class,
         test_per_class=min(federation.test_per_class, 20),
-        imbalance_factor=min(federation.imbalance_factor, 10.0),
+        imbalance_factor=min(federation.imbalance_factor, 10.0, per_class),
         num_clients=min(federation.num_clients, 8),
         epochs=min(federation.epochs, 2),
         augment="none",

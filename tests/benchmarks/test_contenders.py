@@ -103,11 +103,12 @@ def test_every_client_has_a_head_of_its_own_where_evaluations_are_compared(probl
 
 
 @pytest.mark.parametrize("name", [name for name, workload in WORKLOADS.items() if workload.kind == "round"])
-def test_rounds_are_compared_in_double_precision_after_few_steps(name):
-    federation = for_gate(WORKLOADS[name])
-    images = federation.per_class * federation.num_classes / federation.num_clients
-    assert federation.double
-    assert federation.epochs * images / federation.batch_size <= 20
+def test_rounds_are_compared_in_double_precision_after_few_steps(tmp_path, name):
+    federation = replace(for_gate(WORKLOADS[name]), depth=18, backbone="ResNet")  # the split is that of any network
+    prepare(tmp_path, "round", federation)
+    inputs = Problem(tmp_path)
+    assert inputs.dtype == torch.float64
+    assert federation.epochs * max(inputs.sizes) / federation.batch_size <= 30
 
 
 def test_every_repetition_of_the_evaluation_computes_features(problem, monkeypatch):
