@@ -1,8 +1,10 @@
 """A cohort in one fit gives what the serial executor gives: to the bit on a CPU, graphs off or imitated."""
 
 import contextlib
+import gc
 import logging
 import re
+import weakref
 from dataclasses import replace
 from typing import ClassVar
 
@@ -396,6 +398,60 @@ def test_a_graph_per_phase_and_batch_size_used_by_all_clients_and_rounds(data, i
     assert len(sizes) > 1
     assert len(made) == 2 * len(sizes)
     assert [set(found) for found in cohort.lanes[0].captured.values()] == [sizes, sizes]
+
+
+@contextlib.contextmanager
+def no_garbage_collection():
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def held_by(cohort):
+    """Weak references to what a cohort has on the device; on a CPU the images are the data module's."""
+    parts = [cohort._resident]
+    parts += [tensor for part in cohort._received.__dict__.values() for tensor in part.values()]
+    for lane in cohort.lanes:
+        parts += [lane, lane.images, lane.method, *lane.method.parameters(), *lane._programs.values()]
+        parts += [graph for program in lane._programs.values() for graph in program.graphs.values()]
+    return [weakref.ref(part) for part in parts]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("again", ["close", "start"])
+def test_what_is_given_back_is_free_at_once(data, imitated, graphs, again):
+    cohort, method = OnCPU(lanes=2) if graphs else Cohort(lanes=2, graphs=False), prepared(Ditto, data)
+    with no_garbage_collection():
+        train(cohort, method, data, settings())
+        held = held_by(cohort)
+        assert all(ref() is not None for ref in held)
+        if again == "close":
+            cohort.close()
+        else:
+            cohort.start(method, data, settings())
+        assert [ref() for ref in held if ref() is not None] == []
+
+
+def test_what_an_interrupted_fit_held_is_free_at_once(data):
+    class Interrupted(FedAvg):
+        steps = 0
+
+        def local_losses(self, batch):
+            Interrupted.steps += 1
+            if Interrupted.steps == 6:
+                raise KeyboardInterrupt
+            return super().local_losses(batch)
+
+    cohort = Cohort(lanes=3, graphs=False)
+    with no_garbage_collection():
+        try:
+            one_round(cohort, prepared(Interrupted, data), data)
+        except KeyboardInterrupt:
+            held = held_by(cohort)
+        cohort.close()
+        assert [ref() for ref in held if ref() is not None] == []
 
 
 @pytest.mark.parametrize("method", [FedYoYo, Dropout])

@@ -100,8 +100,8 @@ class Cohort(Executor):
             raise ConfigError("trainer.executor", "cuda", problem, "Take auto, or --trainer.executor.graphs=false.")
         if reason := obstacle(method, settings):
             raise ConfigError("trainer.executor", "cuda", reason, "Take serial.")
+        self.close()
         super().start(method, data, settings)
-        self._forget()
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order, when the fit that trains it is over."""
@@ -119,14 +119,20 @@ class Cohort(Executor):
 
     def close(self) -> None:
         """Give back the device's memory."""
+        while self.lanes:
+            self.lanes.pop().close()
         self._forget()
+        torch.cuda.empty_cache()
 
     def _fit(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> dict[int, Outcome]:
         """What comes of tasks, by position."""
         cohort = CohortModule(self, shared, clients, tasks)
-        with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
-            local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(tasks)))
-        return {position: _outcome(cohort.done.pop(position)) for position in range(len(tasks))}
+        try:
+            with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
+                local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(tasks)))
+            return {position: _outcome(cohort.done.pop(position)) for position in range(len(tasks))}
+        finally:
+            cohort.let_go()
 
     # What the fit asks for -----------------------------------------------------------------------------------
 
@@ -261,6 +267,11 @@ class CohortModule(LightningModule):
     def on_train_end(self) -> None:
         """Wait until everything is in host memory."""
         _wait(self.executor.settings.device)
+
+    def let_go(self) -> None:
+        """Keep no lane alive: module and trainer hold each other, until the garbage collector finds them."""
+        self._lanes.clear()
+        self.done.clear()
 
     def _turn(self, lane: Lane) -> None:
         if lane.idle:

@@ -115,6 +115,13 @@ class Lane:
         """Leave the client that it has, if any."""
         self._work = None
 
+    def close(self) -> None:
+        """Give up client and programs, which hold the lane as it holds them; then it goes when nobody else has it."""
+        if self.stream is not None:
+            self.stream.synchronize()  # no graph goes while it runs
+        self.cancel()
+        self._programs.clear()
+
     def submit(self, task: ClientTask, personal: Tensors) -> None:
         """Give it a client to train."""
         self._work = self._train(task, personal)
