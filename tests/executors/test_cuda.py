@@ -19,6 +19,7 @@ from fedloge.data import FederatedDataModule
 from fedloge.data.images import TensorImages
 from fedloge.errors import ConfigError
 from fedloge.executors import ClientFailure, ClientResult, ClientTask, Cohort, LocalSettings, Serial, make_executor
+from fedloge.executors.capture import Watch
 from fedloge.executors.cuda import Turns
 from fedloge.methods import (
     CReFF,
@@ -39,7 +40,7 @@ from fedloge.methods import (
     Phase,
     RatioLoss,
 )
-from fedloge.methods.base import ServerData
+from fedloge.methods.base import Client, ServerData
 from fedloge.models import SmallCNN
 from fedloge.state import FederatedState
 from harness import build, initial, same
@@ -532,6 +533,46 @@ def test_why_a_step_cannot_be_captured(data, imitated, method, reason, caplog):
         train(OnCPU(), prepared(method, data), data, settings(), rounds=1)
     assert caplog.records[0].message.startswith(f"{method.__name__} is trained without CUDA graphs")
     assert re.search(f"its step {reason}", caplog.records[0].message)
+
+
+def watched(method, data):
+    """What stands against capturing a step, on a device without values in the place of a GPU."""
+    state, client = initial(method, data.num_clients), Client(0, tuple(map(int, data.client_counts(0))), 1)
+    method.begin(client, state.shared, state.clients[0])
+    method.to("meta").on_fit_start()
+    found = []
+    for phase in method.phases(1):
+        method.begin_phase(phase)
+        optimizer = method.configure_optimizers()
+        watch = Watch(method)
+        for look_on in (contextlib.nullcontext(), watch):
+            with look_on:
+                batch = torch.zeros(4, 1, 6, 6, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+                optimizer.zero_grad()
+                torch.stack(tuple(method.local_losses(batch).values())).sum().backward()
+                optimizer.step()
+        found.append(watch.obstacle)
+    return found
+
+
+@pytest.mark.parametrize(("method", "options"), CAPTURED)
+def test_no_step_mixes_host_and_device(data, method, options):
+    assert set(watched(prepared(method, data, **options), data)) == {None}
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_step_that_takes_a_factor_from_the_host_cannot_be_captured(data, shape):
+    class Anneals(FedAvg):
+        def on_fit_start(self):
+            super().on_fit_start()
+            self.factor = torch.ones(shape)
+
+        def local_losses(self, batch):
+            self.factor.mul_(0.9)
+            factor = self.factor.to(self.device) if shape else self.factor
+            return {"ce": (super().local_losses(batch)["ce"] * factor).sum()}
+
+    assert watched(prepared(Anneals, data), data) == ["copies between host and device"]
 
 
 # What is refused, and what auto takes
