@@ -603,6 +603,23 @@ def test_a_precision_that_bends_the_gradient_is_refused(data, monkeypatch):
         train(Cohort(graphs=False), prepared(FedAvg, data), data, settings("bf16-mixed"))
 
 
+@pytest.mark.parametrize(("step", "lanes"), [(1, 1), (2, 1), (6, 1), (7, 2)])
+def test_too_little_memory_in_a_trial_or_in_training(data, imitated, step, lanes):
+    """A trial is two steps, three to warm up, and the one that is captured."""
+
+    class NeedsMuch(FedAvg):
+        steps = 0
+
+        def local_losses(self, batch):
+            NeedsMuch.steps += 1
+            if NeedsMuch.steps == step:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().local_losses(batch)
+
+    with pytest.raises(ConfigError, match=rf"lanes={lanes} do not fit in the device's memory\. Ask for fewer"):
+        one_round(OnCPU(lanes=2), prepared(NeedsMuch, data), data)
+
+
 def test_auto_on_a_gpu(data):
     class Own(FedAvg):
         def training_step(self, batch, batch_idx):

@@ -258,11 +258,15 @@ class CohortModule(LightningModule):
         # Lightning's autocast spans many steps here, in which weights change: none that it has cast may be kept.
         if torch.is_autocast_enabled(self.device.type):
             torch.set_autocast_cache_enabled(False)
-        if not self._lanes:
-            self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
-        while len(self.done) <= batch_idx:
-            for lane in self._lanes:
-                self._turn(lane)
+        try:
+            if not self._lanes:
+                self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
+            while len(self.done) <= batch_idx:
+                for lane in self._lanes:
+                    self._turn(lane)
+        except torch.OutOfMemoryError as error:
+            problem, remedy = "do not fit in the device's memory", "Ask for fewer, or for a smaller data.batch_size."
+            raise ConfigError("trainer.executor.lanes", len(self.executor.lanes), problem, remedy) from error
 
     def on_train_end(self) -> None:
         """Wait until everything is in host memory."""
@@ -282,9 +286,8 @@ class CohortModule(LightningModule):
         done: Done | ClientFailure | None
         try:
             done = lane.turn()
-        except torch.OutOfMemoryError as error:
-            problem = "do not fit in the device's memory"
-            raise ConfigError("trainer.executor.lanes", len(self._lanes), problem, "Ask for fewer.") from error
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             lane.cancel()
             reason = f"{type(error).__name__}: {error}"

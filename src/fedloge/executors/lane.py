@@ -234,6 +234,9 @@ class Lane:
         Returns:
             What stands against capturing it, if anything does, and the cosine between the gradients of a batch under
             the autocast in force, if there is one, and in float32.
+
+        Raises:
+            torch.OutOfMemoryError: If there is no room for a step.
         """
         client = self._client(task)
         self.method.client = client
@@ -251,6 +254,8 @@ class Lane:
                 obstacle = self._own_begin() or watch.obstacle
                 if self.graphs and obstacle is None:
                     program.capture(size)
+            except torch.OutOfMemoryError:
+                raise
             except Exception as error:  # in training it will be the client's failure
                 obstacle = f"cannot be captured ({type(error).__name__}: {error})"
         return obstacle, cosine
