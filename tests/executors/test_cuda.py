@@ -620,6 +620,44 @@ def test_too_little_memory_in_a_trial_or_in_training(data, imitated, step, lanes
         one_round(OnCPU(lanes=2), prepared(NeedsMuch, data), data)
 
 
+def stumbling(steps):
+    class Stumbles(FedAvg):
+        taken = 0
+
+        def local_losses(self, batch):
+            Stumbles.taken += 1
+            if Stumbles.taken <= steps:
+                raise ValueError("no loss today")
+            return super().local_losses(batch)
+
+    return Stumbles
+
+
+def test_a_trial_that_fails_does_not_hide_a_bent_gradient(data, monkeypatch):
+    monkeypatch.setattr("fedloge.executors.cuda.LEAST_COSINE", 1.0)
+    with pytest.raises(ConfigError, match="bends the gradient"):
+        train(Cohort(graphs=False), prepared(stumbling(1), data), data, settings("bf16-mixed"))
+
+
+def test_a_precision_that_no_client_could_tell_of_is_tried_in_the_next_cohort(data, monkeypatch):
+    monkeypatch.setattr("fedloge.executors.cuda.LEAST_COSINE", 1.0)
+    cohort, method = Cohort(graphs=False), prepared(stumbling(2), data)
+    cohort.start(method, data, settings("bf16-mixed"))
+    state, task = initial(method, data.num_clients), ClientTask(0, 1, method.phases(1))
+    (failure,) = cohort.run(state.shared, state.clients, [task])
+    assert failure.reason == "ValueError: no loss today"
+    with pytest.raises(ConfigError, match="bends the gradient"):
+        list(cohort.run(state.shared, state.clients, [task]))
+
+
+def test_a_trial_that_fails_does_not_stand_against_graphs(data, imitated):
+    cohort = OnCPU(lanes=2)
+    found = one_round(cohort, prepared(stumbling(1), data), data)
+    assert all(lane.captured for lane in cohort.lanes)
+    for one, other in zip(one_round(Serial(), prepared(FedAvg, data), data), found, strict=True):
+        assert same(one.update.tensors, other.update.tensors)
+
+
 def test_auto_on_a_gpu(data):
     class Own(FedAvg):
         def training_step(self, batch, batch_idx):

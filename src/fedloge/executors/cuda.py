@@ -32,7 +32,7 @@ from fedloge.executors.base import (
 )
 from fedloge.executors.lane import Done, Lane, PhaseKey, phase_key
 from fedloge.methods.base import Method, Phase
-from fedloge.state import ClientStore, SharedState, Tensors, num_bytes
+from fedloge.state import ClientStore, SharedState, num_bytes
 
 LANES = 8
 """On a GPU, as long as they have room."""
@@ -138,15 +138,15 @@ class Cohort(Executor):
 
     def open(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> list[Lane]:
         """The lanes to train with, after a look at every phase that is new; all that they need is on the device."""
-        device, first = self.settings.device, tasks[0]
-        self._receive(shared, first, device)
+        device = self.settings.device
+        self._receive(shared, tasks[0], device)
         if not self.lanes:
             self.lanes.append(self._lane())
         phases = {phase_key(phase): phase for task in tasks for phase in task.phases if phase.epochs}
         if self.graphs or self.settings.precision != "32-true":
             for key in phases.keys() - self._obstacles.keys():
-                self._obstacles[key] = self._rehearse(first, clients[first.client], phases[key])
-        graphs = self.graphs and not any(self._obstacles[key] for key in phases)
+                self._rehearse(phases[key], clients, tasks)
+        graphs = self.graphs and not any(self._obstacles.get(key, "fails") for key in phases)
         self._room = self._room or self._find_room(device)
         wanted = self._room if graphs or not self.graphs else 1
         while len(self.lanes) < min(wanted, len(tasks)):
@@ -192,16 +192,28 @@ class Cohort(Executor):
         _wait(self.settings.device)  # its stream is not the one that made it
         return lane
 
-    def _rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> str | None:
-        """What stands against capturing the phase; refuses a precision that bends its gradient."""
-        obstacle, cosine = self.lanes[0].rehearse(task, personal, phase)
+    def _rehearse(self, phase: Phase, clients: ClientStore, tasks: Sequence[ClientTask]) -> None:
+        """Note what stands against capturing the phase; refuses a precision that bends its gradient.
+
+        The first client whose step works tells. Where none does, the next cohort is asked.
+        """
+        for task in tasks:
+            try:
+                obstacle, cosine = self.lanes[0].rehearse(task, clients[task.client], phase)
+                break
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # in training it will be the client's failure
+                log.debug("Client %d tells nothing of its step: %s", task.client, error)
+        else:
+            return
         if not cosine >= LEAST_COSINE:
             problem = f"bends the gradient of a batch: its cosine with float32's is {cosine:.2f}"
             raise ConfigError("trainer.precision", self.settings.precision, problem, "Take 32-true.")
         if obstacle and self.graphs and not any(self._obstacles.values()):
             name = type(self.method).__name__
             log.warning("%s is trained without CUDA graphs, one client at a time: its step %s", name, obstacle)
-        return obstacle
+        self._obstacles[phase_key(phase)] = obstacle
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
