@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import operator
 import re
 import weakref
 from dataclasses import replace
@@ -573,6 +574,43 @@ def test_a_step_that_takes_a_factor_from_the_host_cannot_be_captured(data, shape
             return {"ce": (super().local_losses(batch)["ce"] * factor).sum()}
 
     assert watched(prepared(Anneals, data), data) == ["copies between host and device"]
+
+
+# What a GPU may do
+
+
+@pytest.fixture
+def arithmetic():
+    """Torch's settings are as they were afterwards."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def allowed():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_for_the_fit_alone(data, arithmetic, tf32):
+    cohort, before = Cohort(tf32=tf32, benchmark=True), allowed()
+    cohort.start(build(FedAvg), data, settings(device="cuda"))
+    with cohort._arithmetic():
+        assert allowed() == ("high" if tf32 else "highest", tf32, True)
+    assert allowed() == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has no fp32_precision")
+@pytest.mark.parametrize(("backend", "value"), [("cudnn.conv", "ieee"), ("cuda.matmul", "tf32")])
+def test_what_fp32_precision_says_stands(data, arithmetic, backend, value):
+    backend = operator.attrgetter(backend)(torch.backends)
+    backend.fp32_precision = value
+    cohort = Cohort()
+    cohort.start(build(FedAvg), data, settings(device="cuda"))
+    with cohort._arithmetic():
+        assert backend.fp32_precision == value
+    assert backend.fp32_precision == value
 
 
 # What is refused, and what auto takes

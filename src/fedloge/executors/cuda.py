@@ -60,7 +60,8 @@ class Cohort(Executor):
         graphs: Capture steps. Off, the same is done eagerly, on any device.
         channels_last: Memory format of images and convolutions. None takes it for both on a GPU, and on a CPU for the
             images, as with the other executors.
-        tf32: Allow TF32 in convolutions and products on a GPU.
+        tf32: Allow TF32 in convolutions and products of the training on a GPU. What was set by ``fp32_precision`` of
+            torch's backends stands, and evaluation does what torch is set to, as with every executor.
         benchmark: Have cuDNN measure its algorithms for every shape, which takes a while at the start; the choice, and
             so the last bits of the result, may differ from run to run.
 
@@ -222,14 +223,18 @@ class Cohort(Executor):
             yield
             return
         cudnn: Any = torch.backends.cudnn
-        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+        benchmark, tf32 = cudnn.benchmark, _tf32()
         try:
-            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
-            cudnn.allow_tf32, cudnn.benchmark = self.tf32, self.benchmark
+            cudnn.benchmark = self.benchmark
+            if tf32:
+                torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+                cudnn.allow_tf32 = self.tf32
             yield
         finally:
-            torch.set_float32_matmul_precision(before[0])
-            cudnn.allow_tf32, cudnn.benchmark = before[1:]
+            cudnn.benchmark = benchmark
+            if tf32:
+                torch.set_float32_matmul_precision(tf32[0])
+                cudnn.allow_tf32 = tf32[1]
 
     def _find_room(self, device: torch.device) -> int:
         """How many lanes: as asked, or as many as pay and fit."""
@@ -329,6 +334,14 @@ def obstacle(method: Method, settings: LocalSettings) -> str | None:
         if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
             return f"does not call {name}, which {type(method).__name__} has of its own"
     return None
+
+
+def _tf32() -> tuple[str, bool] | None:
+    """Of products and of convolutions; None where ``fp32_precision`` set what these older names cannot tell."""
+    try:
+        return torch.get_float32_matmul_precision(), bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return None
 
 
 def _outcome(done: Done | ClientFailure) -> Outcome:
