@@ -1,8 +1,11 @@
 """A cohort in one fit gives what the serial executor gives: to the bit on a CPU, graphs off or imitated."""
 
 import contextlib
+import gc
 import logging
+import operator
 import re
+import weakref
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,6 +20,7 @@ from fedloge.data import FederatedDataModule
 from fedloge.data.images import TensorImages
 from fedloge.errors import ConfigError
 from fedloge.executors import ClientFailure, ClientResult, ClientTask, Cohort, LocalSettings, Serial, make_executor
+from fedloge.executors.capture import Watch
 from fedloge.executors.cuda import Turns
 from fedloge.methods import (
     CReFF,
@@ -37,7 +41,7 @@ from fedloge.methods import (
     Phase,
     RatioLoss,
 )
-from fedloge.methods.base import ServerData
+from fedloge.methods.base import Client, ServerData
 from fedloge.models import SmallCNN
 from fedloge.state import FederatedState
 from harness import build, initial, same
@@ -398,6 +402,60 @@ def test_a_graph_per_phase_and_batch_size_used_by_all_clients_and_rounds(data, i
     assert [set(found) for found in cohort.lanes[0].captured.values()] == [sizes, sizes]
 
 
+@contextlib.contextmanager
+def no_garbage_collection():
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def held_by(cohort):
+    """Weak references to what a cohort has on the device; on a CPU the images are the data module's."""
+    parts = [cohort._resident]
+    parts += [tensor for part in cohort._received.__dict__.values() for tensor in part.values()]
+    for lane in cohort.lanes:
+        parts += [lane, lane.images, lane.method, *lane.method.parameters(), *lane._programs.values()]
+        parts += [graph for program in lane._programs.values() for graph in program.graphs.values()]
+    return [weakref.ref(part) for part in parts]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("again", ["close", "start"])
+def test_what_is_given_back_is_free_at_once(data, imitated, graphs, again):
+    cohort, method = OnCPU(lanes=2) if graphs else Cohort(lanes=2, graphs=False), prepared(Ditto, data)
+    with no_garbage_collection():
+        train(cohort, method, data, settings())
+        held = held_by(cohort)
+        assert all(ref() is not None for ref in held)
+        if again == "close":
+            cohort.close()
+        else:
+            cohort.start(method, data, settings())
+        assert [ref() for ref in held if ref() is not None] == []
+
+
+def test_what_an_interrupted_fit_held_is_free_at_once(data):
+    class Interrupted(FedAvg):
+        steps = 0
+
+        def local_losses(self, batch):
+            Interrupted.steps += 1
+            if Interrupted.steps == 6:
+                raise KeyboardInterrupt
+            return super().local_losses(batch)
+
+    cohort = Cohort(lanes=3, graphs=False)
+    with no_garbage_collection():
+        try:
+            one_round(cohort, prepared(Interrupted, data), data)
+        except KeyboardInterrupt:
+            held = held_by(cohort)
+        cohort.close()
+        assert [ref() for ref in held if ref() is not None] == []
+
+
 @pytest.mark.parametrize("method", [FedYoYo, Dropout])
 def test_what_cannot_be_captured_is_trained_eagerly_and_told_once(data, imitated, method, caplog):
     cohort = OnCPU(lanes=3)
@@ -478,6 +536,83 @@ def test_why_a_step_cannot_be_captured(data, imitated, method, reason, caplog):
     assert re.search(f"its step {reason}", caplog.records[0].message)
 
 
+def watched(method, data):
+    """What stands against capturing a step, on a device without values in the place of a GPU."""
+    state, client = initial(method, data.num_clients), Client(0, tuple(map(int, data.client_counts(0))), 1)
+    method.begin(client, state.shared, state.clients[0])
+    method.to("meta").on_fit_start()
+    found = []
+    for phase in method.phases(1):
+        method.begin_phase(phase)
+        optimizer = method.configure_optimizers()
+        watch = Watch(method)
+        for look_on in (contextlib.nullcontext(), watch):
+            with look_on:
+                batch = torch.zeros(4, 1, 6, 6, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+                optimizer.zero_grad()
+                torch.stack(tuple(method.local_losses(batch).values())).sum().backward()
+                optimizer.step()
+        found.append(watch.obstacle)
+    return found
+
+
+@pytest.mark.parametrize(("method", "options"), CAPTURED)
+def test_no_step_mixes_host_and_device(data, method, options):
+    assert set(watched(prepared(method, data, **options), data)) == {None}
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_step_that_takes_a_factor_from_the_host_cannot_be_captured(data, shape):
+    class Anneals(FedAvg):
+        def on_fit_start(self):
+            super().on_fit_start()
+            self.factor = torch.ones(shape)
+
+        def local_losses(self, batch):
+            self.factor.mul_(0.9)
+            factor = self.factor.to(self.device) if shape else self.factor
+            return {"ce": (super().local_losses(batch)["ce"] * factor).sum()}
+
+    assert watched(prepared(Anneals, data), data) == ["copies between host and device"]
+
+
+# What a GPU may do
+
+
+@pytest.fixture
+def arithmetic():
+    """Torch's settings are as they were afterwards."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def allowed():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_for_the_fit_alone(data, arithmetic, tf32):
+    cohort, before = Cohort(tf32=tf32, benchmark=True), allowed()
+    cohort.start(build(FedAvg), data, settings(device="cuda"))
+    with cohort._arithmetic():
+        assert allowed() == ("high" if tf32 else "highest", tf32, True)
+    assert allowed() == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this torch has no fp32_precision")
+@pytest.mark.parametrize(("backend", "value"), [("cudnn.conv", "ieee"), ("cuda.matmul", "tf32")])
+def test_what_fp32_precision_says_stands(data, arithmetic, backend, value):
+    backend = operator.attrgetter(backend)(torch.backends)
+    backend.fp32_precision = value
+    cohort = Cohort()
+    cohort.start(build(FedAvg), data, settings(device="cuda"))
+    with cohort._arithmetic():
+        assert backend.fp32_precision == value
+    assert backend.fp32_precision == value
+
+
 # What is refused, and what auto takes
 
 
@@ -504,6 +639,61 @@ def test_a_precision_that_bends_the_gradient_is_refused(data, monkeypatch):
     monkeypatch.setattr("fedloge.executors.cuda.LEAST_COSINE", 1.1)
     with pytest.raises(ConfigError, match=r"trainer\.precision='bf16-mixed' bends the gradient"):
         train(Cohort(graphs=False), prepared(FedAvg, data), data, settings("bf16-mixed"))
+
+
+@pytest.mark.parametrize(("step", "lanes"), [(1, 1), (2, 1), (6, 1), (7, 2)])
+def test_too_little_memory_in_a_trial_or_in_training(data, imitated, step, lanes):
+    """A trial is two steps, three to warm up, and the one that is captured."""
+
+    class NeedsMuch(FedAvg):
+        steps = 0
+
+        def local_losses(self, batch):
+            NeedsMuch.steps += 1
+            if NeedsMuch.steps == step:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().local_losses(batch)
+
+    with pytest.raises(ConfigError, match=rf"lanes={lanes} do not fit in the device's memory\. Ask for fewer"):
+        one_round(OnCPU(lanes=2), prepared(NeedsMuch, data), data)
+
+
+def stumbling(steps):
+    class Stumbles(FedAvg):
+        taken = 0
+
+        def local_losses(self, batch):
+            Stumbles.taken += 1
+            if Stumbles.taken <= steps:
+                raise ValueError("no loss today")
+            return super().local_losses(batch)
+
+    return Stumbles
+
+
+def test_a_trial_that_fails_does_not_hide_a_bent_gradient(data, monkeypatch):
+    monkeypatch.setattr("fedloge.executors.cuda.LEAST_COSINE", 1.0)
+    with pytest.raises(ConfigError, match="bends the gradient"):
+        train(Cohort(graphs=False), prepared(stumbling(1), data), data, settings("bf16-mixed"))
+
+
+def test_a_precision_that_no_client_could_tell_of_is_tried_in_the_next_cohort(data, monkeypatch):
+    monkeypatch.setattr("fedloge.executors.cuda.LEAST_COSINE", 1.0)
+    cohort, method = Cohort(graphs=False), prepared(stumbling(2), data)
+    cohort.start(method, data, settings("bf16-mixed"))
+    state, task = initial(method, data.num_clients), ClientTask(0, 1, method.phases(1))
+    (failure,) = cohort.run(state.shared, state.clients, [task])
+    assert failure.reason == "ValueError: no loss today"
+    with pytest.raises(ConfigError, match="bends the gradient"):
+        list(cohort.run(state.shared, state.clients, [task]))
+
+
+def test_a_trial_that_fails_does_not_stand_against_graphs(data, imitated):
+    cohort = OnCPU(lanes=2)
+    found = one_round(cohort, prepared(stumbling(1), data), data)
+    assert all(lane.captured for lane in cohort.lanes)
+    for one, other in zip(one_round(Serial(), prepared(FedAvg, data), data), found, strict=True):
+        assert same(one.update.tensors, other.update.tensors)
 
 
 def test_auto_on_a_gpu(data):

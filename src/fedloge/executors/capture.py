@@ -76,8 +76,8 @@ class _Watched:
 
 
 def _crosses(result: Tensor, argument: object) -> bool:
-    """Whether a tensor that is no scalar came from, or went to, another kind of device."""
-    return isinstance(argument, Tensor) and argument.dim() > 0 and argument.device.type != result.device.type
+    """Whether a tensor came from, or went to, another kind of device; a scalar too, which a graph holds as it was."""
+    return isinstance(argument, Tensor) and argument.device.type != result.device.type
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -32,7 +32,7 @@ from fedloge.executors.base import (
 )
 from fedloge.executors.lane import Done, Lane, PhaseKey, phase_key
 from fedloge.methods.base import Method, Phase
-from fedloge.state import ClientStore, SharedState, Tensors, num_bytes
+from fedloge.state import ClientStore, SharedState, num_bytes
 
 LANES = 8
 """On a GPU, as long as they have room."""
@@ -60,7 +60,8 @@ class Cohort(Executor):
         graphs: Capture steps. Off, the same is done eagerly, on any device.
         channels_last: Memory format of images and convolutions. None takes it for both on a GPU, and on a CPU for the
             images, as with the other executors.
-        tf32: Allow TF32 in convolutions and products on a GPU.
+        tf32: Allow TF32 in convolutions and products of the training on a GPU. What was set by ``fp32_precision`` of
+            torch's backends stands, and evaluation does what torch is set to, as with every executor.
         benchmark: Have cuDNN measure its algorithms for every shape, which takes a while at the start; the choice, and
             so the last bits of the result, may differ from run to run.
 
@@ -100,8 +101,8 @@ class Cohort(Executor):
             raise ConfigError("trainer.executor", "cuda", problem, "Take auto, or --trainer.executor.graphs=false.")
         if reason := obstacle(method, settings):
             raise ConfigError("trainer.executor", "cuda", reason, "Take serial.")
+        self.close()
         super().start(method, data, settings)
-        self._forget()
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order, when the fit that trains it is over."""
@@ -119,28 +120,34 @@ class Cohort(Executor):
 
     def close(self) -> None:
         """Give back the device's memory."""
+        while self.lanes:
+            self.lanes.pop().close()
         self._forget()
+        torch.cuda.empty_cache()
 
     def _fit(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> dict[int, Outcome]:
         """What comes of tasks, by position."""
         cohort = CohortModule(self, shared, clients, tasks)
-        with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
-            local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(tasks)))
-        return {position: _outcome(cohort.done.pop(position)) for position in range(len(tasks))}
+        try:
+            with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
+                local_trainer(self.settings, epochs=1).fit(cohort, Turns(len(tasks)))
+            return {position: _outcome(cohort.done.pop(position)) for position in range(len(tasks))}
+        finally:
+            cohort.let_go()
 
     # What the fit asks for -----------------------------------------------------------------------------------
 
     def open(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> list[Lane]:
         """The lanes to train with, after a look at every phase that is new; all that they need is on the device."""
-        device, first = self.settings.device, tasks[0]
-        self._receive(shared, first, device)
+        device = self.settings.device
+        self._receive(shared, tasks[0], device)
         if not self.lanes:
             self.lanes.append(self._lane())
         phases = {phase_key(phase): phase for task in tasks for phase in task.phases if phase.epochs}
         if self.graphs or self.settings.precision != "32-true":
             for key in phases.keys() - self._obstacles.keys():
-                self._obstacles[key] = self._rehearse(first, clients[first.client], phases[key])
-        graphs = self.graphs and not any(self._obstacles[key] for key in phases)
+                self._rehearse(phases[key], clients, tasks)
+        graphs = self.graphs and not any(self._obstacles.get(key, "fails") for key in phases)
         self._room = self._room or self._find_room(device)
         wanted = self._room if graphs or not self.graphs else 1
         while len(self.lanes) < min(wanted, len(tasks)):
@@ -186,16 +193,28 @@ class Cohort(Executor):
         _wait(self.settings.device)  # its stream is not the one that made it
         return lane
 
-    def _rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> str | None:
-        """What stands against capturing the phase; refuses a precision that bends its gradient."""
-        obstacle, cosine = self.lanes[0].rehearse(task, personal, phase)
+    def _rehearse(self, phase: Phase, clients: ClientStore, tasks: Sequence[ClientTask]) -> None:
+        """Note what stands against capturing the phase; refuses a precision that bends its gradient.
+
+        The first client whose step works tells. Where none does, the next cohort is asked.
+        """
+        for task in tasks:
+            try:
+                obstacle, cosine = self.lanes[0].rehearse(task, clients[task.client], phase)
+                break
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # in training it will be the client's failure
+                log.debug("Client %d tells nothing of its step: %s", task.client, error)
+        else:
+            return
         if not cosine >= LEAST_COSINE:
             problem = f"bends the gradient of a batch: its cosine with float32's is {cosine:.2f}"
             raise ConfigError("trainer.precision", self.settings.precision, problem, "Take 32-true.")
         if obstacle and self.graphs and not any(self._obstacles.values()):
             name = type(self.method).__name__
             log.warning("%s is trained without CUDA graphs, one client at a time: its step %s", name, obstacle)
-        return obstacle
+        self._obstacles[phase_key(phase)] = obstacle
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
@@ -204,14 +223,18 @@ class Cohort(Executor):
             yield
             return
         cudnn: Any = torch.backends.cudnn
-        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+        benchmark, tf32 = cudnn.benchmark, _tf32()
         try:
-            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
-            cudnn.allow_tf32, cudnn.benchmark = self.tf32, self.benchmark
+            cudnn.benchmark = self.benchmark
+            if tf32:
+                torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+                cudnn.allow_tf32 = self.tf32
             yield
         finally:
-            torch.set_float32_matmul_precision(before[0])
-            cudnn.allow_tf32, cudnn.benchmark = before[1:]
+            cudnn.benchmark = benchmark
+            if tf32:
+                torch.set_float32_matmul_precision(tf32[0])
+                cudnn.allow_tf32 = tf32[1]
 
     def _find_room(self, device: torch.device) -> int:
         """How many lanes: as asked, or as many as pay and fit."""
@@ -252,15 +275,24 @@ class CohortModule(LightningModule):
         # Lightning's autocast spans many steps here, in which weights change: none that it has cast may be kept.
         if torch.is_autocast_enabled(self.device.type):
             torch.set_autocast_cache_enabled(False)
-        if not self._lanes:
-            self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
-        while len(self.done) <= batch_idx:
-            for lane in self._lanes:
-                self._turn(lane)
+        try:
+            if not self._lanes:
+                self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
+            while len(self.done) <= batch_idx:
+                for lane in self._lanes:
+                    self._turn(lane)
+        except torch.OutOfMemoryError as error:
+            problem, remedy = "do not fit in the device's memory", "Ask for fewer, or for a smaller data.batch_size."
+            raise ConfigError("trainer.executor.lanes", len(self.executor.lanes), problem, remedy) from error
 
     def on_train_end(self) -> None:
         """Wait until everything is in host memory."""
         _wait(self.executor.settings.device)
+
+    def let_go(self) -> None:
+        """Keep no lane alive: module and trainer hold each other, until the garbage collector finds them."""
+        self._lanes.clear()
+        self.done.clear()
 
     def _turn(self, lane: Lane) -> None:
         if lane.idle:
@@ -271,9 +303,8 @@ class CohortModule(LightningModule):
         done: Done | ClientFailure | None
         try:
             done = lane.turn()
-        except torch.OutOfMemoryError as error:
-            problem = "do not fit in the device's memory"
-            raise ConfigError("trainer.executor.lanes", len(self._lanes), problem, "Ask for fewer.") from error
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             lane.cancel()
             reason = f"{type(error).__name__}: {error}"
@@ -303,6 +334,14 @@ def obstacle(method: Method, settings: LocalSettings) -> str | None:
         if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
             return f"does not call {name}, which {type(method).__name__} has of its own"
     return None
+
+
+def _tf32() -> tuple[str, bool] | None:
+    """Of products and of convolutions; None where ``fp32_precision`` set what these older names cannot tell."""
+    try:
+        return torch.get_float32_matmul_precision(), bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:
+        return None
 
 
 def _outcome(done: Done | ClientFailure) -> Outcome:

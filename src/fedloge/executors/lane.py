@@ -115,6 +115,13 @@ class Lane:
         """Leave the client that it has, if any."""
         self._work = None
 
+    def close(self) -> None:
+        """Give up client and programs, which hold the lane as it holds them; then it goes when nobody else has it."""
+        if self.stream is not None:
+            self.stream.synchronize()  # no graph goes while it runs
+        self.cancel()
+        self._programs.clear()
+
     def submit(self, task: ClientTask, personal: Tensors) -> None:
         """Give it a client to train."""
         self._work = self._train(task, personal)
@@ -222,7 +229,7 @@ class Lane:
         torch._foreach_add_([self.losses[name] for name in names], list((values.detach() * size).unbind()))
 
     def rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> tuple[str | None, float]:
-        """Try a phase's step on a client.
+        """Try a phase's step on a client; an error of the step itself is raised.
 
         Returns:
             What stands against capturing it, if anything does, and the cosine between the gradients of a batch under
@@ -232,20 +239,22 @@ class Lane:
         self.method.client = client
         cosine = 1.0
         with torch.cuda.stream(self.stream), self.random:
-            try:
-                self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
-                program, size = self.program(phase), self._sizes(client.num_examples)[0]
+            self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
+            program, size = self.program(phase), self._sizes(client.num_examples)[0]
+            program.eager(size)
+            self.position.zero_()
+            with Watch(self.method) as watch:
                 program.eager(size)
-                self.position.zero_()
-                with Watch(self.method) as watch:
-                    program.eager(size)
-                if torch.is_autocast_enabled(self.device.type):
-                    cosine = program.cosine(size)
-                obstacle = self._own_begin() or watch.obstacle
-                if self.graphs and obstacle is None:
+            if torch.is_autocast_enabled(self.device.type):
+                cosine = program.cosine(size)
+            obstacle = self._own_begin() or watch.obstacle
+            if self.graphs and obstacle is None:
+                try:
                     program.capture(size)
-            except Exception as error:  # in training it will be the client's failure
-                obstacle = f"cannot be captured ({type(error).__name__}: {error})"
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:
+                    obstacle = f"cannot be captured ({type(error).__name__}: {error})"
         return obstacle, cosine
 
     def _own_begin(self) -> str | None:
