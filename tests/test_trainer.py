@@ -106,8 +106,9 @@ def test_fedavg_has_no_before_and_after(tmp_path, make_data):
     assert not any(key.startswith("before") for key in rows(tmp_path / "run" / "metrics.csv")[0])
 
 
-def test_traffic_is_counted(tmp_path, make_data):
-    trainer = run(tmp_path / "run", make_data, FedLoGe, rounds=2)
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_traffic_is_counted(tmp_path, make_data, precision):
+    trainer = run(tmp_path / "run", make_data, FedLoGe, rounds=2, precision=precision)
     shared = sum(t.numel() * t.element_size() for t in trainer.method.shared_state().tensors.values())
     fixed = sum(t.numel() * t.element_size() for t in trainer.method.shared_state().fixed.values())
     first, second = rows(tmp_path / "run" / "metrics.csv")

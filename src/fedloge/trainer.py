@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -245,7 +246,9 @@ class FederatedTrainer(Trainer):
         self._tables = about["tables"]
         self.exchanged, self._row, self._seconds_before = about["exchanged"], about["row"], about["seconds"]
         self._saved_round = state.round
-        return state
+        entries = {**start.shared.tensors, **start.shared.fixed}  # another precision may go on with the run
+        own = {**state.shared.tensors, **state.shared.fixed}
+        return state.with_shared({name: tensor.to(entries[name].dtype) for name, tensor in own.items()})
 
     def _seconds(self) -> float:
         seconds: float = self._seconds_before + time.perf_counter() - self._began
@@ -272,6 +275,7 @@ class FederatedTrainer(Trainer):
         self._saved_round = -1
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self.exchanged = {"bytes_up": 0, "bytes_down": 0}
+        self.strategy.precision_plugin.convert_module(method)  # as every local fit would: states have one type for good
         method.server_data = server_data(method, data)
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
         self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings)
@@ -540,7 +544,10 @@ def _checked(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
 def server_data(method: Method, data: FederatedDataModule) -> ServerData:
     """What the server may know: nothing but what the method declares in ``privileged``."""
     counts = tuple(map(int, data.class_counts)) if "class_counts" in method.privileged else None
-    return ServerData(counts, data.auxiliary_set() if "auxiliary" in method.privileged else None)
+    if "auxiliary" not in method.privileged:
+        return ServerData(counts)
+    images, labels = data.auxiliary_set()
+    return ServerData(counts, (images.to(next(method.parameters()).dtype), labels))
 
 
 def check_fit(method: Method, data: FederatedDataModule) -> None:
@@ -566,7 +573,7 @@ def sha256(module: nn.Module) -> str:
     """Hash of a module's state, entry names included."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
