@@ -25,6 +25,7 @@ from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
 from fedloge.executors.base import quiet_lightning
+from fedloge.executors.processes import num_cores
 from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.preflight import Cost, preflight
@@ -140,7 +141,7 @@ class FederatedTrainer(Trainer):
         attempts = 2 if on_client_failure == "retry" else 1
         device = self.strategy.root_device
         self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts, profile)
-        configure_cpu(threads)
+        configure_cpu(threads)  # for what uses a finished run; a run that begins asks for them again
 
     # The loop ----------------------------------------------------------------------------------------------
 
@@ -269,6 +270,7 @@ class FederatedTrainer(Trainer):
 
     def attach(self, method: Method, data: FederatedDataModule) -> None:
         """Make the executor and the evaluator for a method and its data."""
+        configure_cpu(self.local_settings.threads)  # another trainer may have changed it since this one was made
         self.method, self.data = method, data
         self._final: Result | None = None
         self._row, self._tables = {}, {}
@@ -280,8 +282,9 @@ class FederatedTrainer(Trainer):
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
         self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings)
         self.executor.start(method, data, self.local_settings)
-        workers = self.executor.workers if isinstance(self.executor, Processes) else 1  # they wait meanwhile
-        threads, device = max(workers, self.local_settings.threads), self.strategy.root_device
+        workers = self.executor.workers if isinstance(self.executor, Processes) else 1
+        idle = min(workers, num_cores())  # cores whose workers wait meanwhile
+        threads, device = max(idle, self.local_settings.threads), self.strategy.root_device
         self.evaluator = Evaluator(
             method,
             data,
