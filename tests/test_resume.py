@@ -18,7 +18,7 @@ from fedloge.data import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import Cohort, Processes, Ray, Serial
 from fedloge.interrupts import Interrupted, Interrupts
-from fedloge.methods import FedAvg, FedLoGe
+from fedloge.methods import FedAvg, FedLoGe, FedNH, FedYoYo, RatioLoss
 from fedloge.models import SmallCNN
 from fedloge.state import ClientStore
 from tiny_runs import child, content, die_at, hold_lock, run_tiny
@@ -62,6 +62,36 @@ def test_a_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, rounds, eve
             run_tiny(tmp_path / "run", checkpoint_every=every)
     run_tiny(tmp_path / "run", "last", checkpoint_every=every)
     assert content(tmp_path / "run") == whole[1]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(FedLoGe, {"beta": 0.3, "gamma": 1.0, "finetune_epochs": 1}), (FedNH, {}), (FedYoYo, {}), (RatioLoss, {})],
+)
+def test_a_true_precision_gives_the_same_with_workers_and_after_a_stop(tmp_path, precision, method, options):
+    def trained(folder, ckpt_path=None, **more):
+        source = {"num_clients": 3, "imbalance_factor": 4, "batch_size": 16, "alpha": 1.0, "auxiliary": 2}
+        torch.manual_seed(0)
+        net, data = SmallCNN((6,), in_channels=1), FederatedDataModule(tiny_source(), **source)
+        run_tiny(tmp_path / folder, ckpt_path, method(net, 3, **options), data, precision=precision, **more)
+        return content(tmp_path / folder)
+
+    expected = trained("serial")
+    assert "faults.csv" not in expected
+    assert trained("processes", executor=Processes(2)) == expected
+    trained("stopped", rounds=3)
+    assert trained("stopped", "last") == expected
+    state = RunFolder(tmp_path / "serial").load("last").shared.tensors
+    kind = {"64-true": torch.float64, "bf16-true": torch.bfloat16}[precision]
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {kind}
+
+
+def test_another_precision_goes_on_with_a_run(tmp_path):
+    run_tiny(tmp_path / "run", rounds=2, precision="64-true")
+    run_tiny(tmp_path / "run", "last", precision="32-true", executor=Processes(2))
+    state = RunFolder(tmp_path / "run").load("last")
+    assert {tensor.dtype for tensor in state.shared.tensors.values() if tensor.is_floating_point()} == {torch.float32}
 
 
 def test_more_rounds_extend_a_finished_run(whole, tmp_path):

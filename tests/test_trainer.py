@@ -9,6 +9,8 @@ from fedloge import FedAvg, FederatedCallback, FederatedTrainer, FedLoGe
 from fedloge.checkpoint import RunFolder
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation import Evaluator
+from fedloge.executors import Processes
+from fedloge.executors.processes import num_cores
 from fedloge.methods.base import Client
 from fedloge.models import SmallCNN
 
@@ -106,8 +108,9 @@ def test_fedavg_has_no_before_and_after(tmp_path, make_data):
     assert not any(key.startswith("before") for key in rows(tmp_path / "run" / "metrics.csv")[0])
 
 
-def test_traffic_is_counted(tmp_path, make_data):
-    trainer = run(tmp_path / "run", make_data, FedLoGe, rounds=2)
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_traffic_is_counted(tmp_path, make_data, precision):
+    trainer = run(tmp_path / "run", make_data, FedLoGe, rounds=2, precision=precision)
     shared = sum(t.numel() * t.element_size() for t in trainer.method.shared_state().tensors.values())
     fixed = sum(t.numel() * t.element_size() for t in trainer.method.shared_state().fixed.values())
     first, second = rows(tmp_path / "run" / "metrics.csv")
@@ -175,6 +178,24 @@ def test_masks_and_groups_of_the_released_code(options, accuracy, groups):
     assert personal["acc_mean"] == accuracy
     found = [personal[f"acc_{group}"] for group in ("many", "medium", "few")]
     assert tuple(None if math.isnan(value) else value for value in found) == groups
+
+
+def test_another_trainer_does_not_change_the_threads(tmp_path, make_data):
+    class Count(FederatedCallback):
+        def on_client_end(self, trainer, round, client):
+            seen.add(torch.get_num_threads())
+
+    seen = set()
+    first = FederatedTrainer(1, 1, threads=2, accelerator="cpu", run_dir=str(tmp_path / "run"), callbacks=[Count()])
+    FederatedTrainer(threads=3)
+    first.fit(FedAvg(SmallCNN((6,), in_channels=1), 3), datamodule=make_data())
+    assert seen == {2}
+
+
+@pytest.mark.filterwarnings("ignore:trainer.executor.workers=100000 is more than")
+def test_no_more_threads_than_cores_test_a_model(tmp_path, make_data):
+    trainer = run(tmp_path / "run", make_data, rounds=1, executor=Processes(100_000))
+    assert trainer.evaluator.threads == num_cores()
 
 
 def test_callbacks_hear_of_everything(tmp_path, make_data):

@@ -65,6 +65,7 @@ def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
 def _step_seconds(trainer: FederatedTrainer, state: FederatedState, client: Client, phase: Phase) -> float:
     """The fastest of a few training steps."""
     method = copy.deepcopy(trainer.method).to(trainer.strategy.root_device)
+    precision = trainer.strategy.precision_plugin
     fastest = float("inf")
     with torch.random.fork_rng(), torch.enable_grad():
         method.begin(Client(client.id, client.class_counts, 1), state.shared, state.clients[client.id])
@@ -74,9 +75,11 @@ def _step_seconds(trainer: FederatedTrainer, state: FederatedState, client: Clie
         loader = iter(trainer.data.client_loader(client.id, seed=0, round=0))
         for batch, _ in zip(loader, range(TIMED_STEPS), strict=False):
             began = time.perf_counter()
-            images, labels = (tensor.to(method.device) for tensor in batch)
+            images, labels = (precision.convert_input(tensor.to(method.device)) for tensor in batch)
             optimizer.zero_grad()
-            torch.autograd.backward(torch.stack(tuple(method.local_losses((images, labels)).values())).sum())
+            with precision.forward_context():
+                losses = method.local_losses((images, labels))
+            torch.autograd.backward(torch.stack(tuple(losses.values())).sum())
             optimizer.step()
             if method.device.type == "cuda":
                 torch.cuda.synchronize()

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -24,6 +25,7 @@ from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
 from fedloge.executors.base import quiet_lightning
+from fedloge.executors.processes import num_cores
 from fedloge.interrupts import Interrupted, Interrupts
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.preflight import Cost, preflight
@@ -139,7 +141,7 @@ class FederatedTrainer(Trainer):
         attempts = 2 if on_client_failure == "retry" else 1
         device = self.strategy.root_device
         self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts, profile)
-        configure_cpu(threads)
+        configure_cpu(threads)  # for what uses a finished run; a run that begins asks for them again
 
     # The loop ----------------------------------------------------------------------------------------------
 
@@ -245,7 +247,9 @@ class FederatedTrainer(Trainer):
         self._tables = about["tables"]
         self.exchanged, self._row, self._seconds_before = about["exchanged"], about["row"], about["seconds"]
         self._saved_round = state.round
-        return state
+        entries = {**start.shared.tensors, **start.shared.fixed}  # another precision may go on with the run
+        own = {**state.shared.tensors, **state.shared.fixed}
+        return state.with_shared({name: tensor.to(entries[name].dtype) for name, tensor in own.items()})
 
     def _seconds(self) -> float:
         seconds: float = self._seconds_before + time.perf_counter() - self._began
@@ -266,18 +270,21 @@ class FederatedTrainer(Trainer):
 
     def attach(self, method: Method, data: FederatedDataModule) -> None:
         """Make the executor and the evaluator for a method and its data."""
+        configure_cpu(self.local_settings.threads)  # another trainer may have changed it since this one was made
         self.method, self.data = method, data
         self._final: Result | None = None
         self._row, self._tables = {}, {}
         self._saved_round = -1
         self._began, self._seconds_before = time.perf_counter(), 0.0
         self.exchanged = {"bytes_up": 0, "bytes_down": 0}
+        self.strategy.precision_plugin.convert_module(method)  # as every local fit would: states have one type for good
         method.server_data = server_data(method, data)
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
         self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings)
         self.executor.start(method, data, self.local_settings)
-        workers = self.executor.workers if isinstance(self.executor, Processes) else 1  # they wait meanwhile
-        threads, device = max(workers, self.local_settings.threads), self.strategy.root_device
+        workers = self.executor.workers if isinstance(self.executor, Processes) else 1
+        idle = min(workers, num_cores())  # cores whose workers wait meanwhile
+        threads, device = max(idle, self.local_settings.threads), self.strategy.root_device
         self.evaluator = Evaluator(
             method,
             data,
@@ -540,7 +547,10 @@ def _checked(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
 def server_data(method: Method, data: FederatedDataModule) -> ServerData:
     """What the server may know: nothing but what the method declares in ``privileged``."""
     counts = tuple(map(int, data.class_counts)) if "class_counts" in method.privileged else None
-    return ServerData(counts, data.auxiliary_set() if "auxiliary" in method.privileged else None)
+    if "auxiliary" not in method.privileged:
+        return ServerData(counts)
+    images, labels = data.auxiliary_set()
+    return ServerData(counts, (images.to(next(method.parameters()).dtype), labels))
 
 
 def check_fit(method: Method, data: FederatedDataModule) -> None:
@@ -566,7 +576,7 @@ def sha256(module: nn.Module) -> str:
     """Hash of a module's state, entry names included."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

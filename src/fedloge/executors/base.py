@@ -19,7 +19,7 @@ from lightning import Trainer
 from lightning.fabric.utilities import registry
 from lightning.pytorch.profilers import SimpleProfiler
 
-from fedloge.methods.base import Client, Method, Phase
+from fedloge.methods.base import Batch, Client, Method, Phase
 from fedloge.profiling import Profile, fit_seconds
 from fedloge.seeding import Stream, derive
 from fedloge.state import ClientStore, ClientUpdate, SharedState, Tensors
@@ -269,8 +269,19 @@ def measure(method: Method, hook: str, batches: Callable[[], Iterable[Any]], dev
     if getattr(type(method), hook) is getattr(Method, hook):
         return {}
     method.to(device).eval()
-    report: Tensors = getattr(method, hook)(batches())
+    report: Tensors = getattr(method, hook)(Converted(batches(), next(method.parameters()).dtype))
     return report
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Batches whose images have another type: not float32 where Lightning's precision is "true" to another."""
+
+    batches: Iterable[Batch]
+    dtype: torch.dtype
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((images.to(self.dtype), labels) for images, labels in self.batches)
 
 
 def _on_host(tensors: Tensors) -> Tensors:
