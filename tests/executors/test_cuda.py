@@ -169,11 +169,19 @@ def test_phases_of_fine_tuning(data):
     assert_same(*both(FedAvgFT, data, Cohort(lanes=2, graphs=False), phases, finetune_lr=0.1))
 
 
-def test_other_precision(data):
+def in_precision(precision, executor, data):
+    """FedLoGe, whose states are float64 from the start where that is the precision."""
+    method = prepared(FedLoGe, data, beta=0.3, gamma=1.0)
+    return train(executor, method.double() if precision == "64-true" else method, data, settings(precision))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precision(data, precision):
     """Weights that autocast has cast are not used again after a step."""
-    expected = train(Serial(), prepared(FedLoGe, data, beta=0.3, gamma=1.0), data, settings("bf16-mixed"))
-    cohort = Cohort(lanes=2, graphs=False)
-    assert_same(expected, train(cohort, prepared(FedLoGe, data, beta=0.3, gamma=1.0), data, settings("bf16-mixed")))
+    expected = in_precision(precision, Serial(), data)
+    assert_same(expected, in_precision(precision, Cohort(lanes=2, graphs=False), data))
+    kind = torch.float64 if precision == "64-true" else torch.float32
+    assert {tensor.dtype for tensor in expected[0].shared.tensors.values() if tensor.is_floating_point()} == {kind}
 
 
 class Decays(FedAvg):
@@ -367,13 +375,9 @@ def test_replayed_steps_give_what_serial_gives(data, imitated, method, options):
     assert all(lane.captured for lane in cohort.lanes)
 
 
-def test_replayed_steps_in_another_precision(data, imitated):
-    options = {"beta": 0.3, "gamma": 1.0}
-    found = [
-        train(executor, prepared(FedLoGe, data, **options), data, settings("bf16-mixed"))
-        for executor in (Serial(), OnCPU(lanes=2))
-    ]
-    assert_same(*found)
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_replayed_steps_in_another_precision(data, imitated, precision):
+    assert_same(*(in_precision(precision, executor, data) for executor in (Serial(), OnCPU(lanes=2))))
 
 
 def test_phases_that_come_later_and_clients_that_come_again(data, imitated):

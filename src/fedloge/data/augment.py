@@ -159,5 +159,5 @@ def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """1 / (255 std) and mean / std, what :func:`rescale` takes."""
-    spread = torch.tensor(std, device=device).view(-1, 1, 1)
-    return 1 / (255 * spread), torch.tensor(mean, device=device).view(-1, 1, 1) / spread
+    spread = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
+    return 1 / (255 * spread), torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1) / spread

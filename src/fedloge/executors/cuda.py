@@ -30,7 +30,7 @@ from fedloge.executors.base import (
     not_finite,
     quiet_lightning,
 )
-from fedloge.executors.lane import Done, Lane, PhaseKey, phase_key
+from fedloge.executors.lane import Done, Lane, PhaseKey, default_dtype, phase_key
 from fedloge.methods.base import Method, Phase
 from fedloge.state import ClientStore, SharedState, num_bytes
 
@@ -42,7 +42,7 @@ WAITING_BYTES = 2**32
 """Results of a fit, which wait in host memory for its end."""
 LEAST_COSINE = 0.9
 """Between the gradients of a batch in float32 and in the asked precision."""
-PRECISIONS = "32-true", "bf16-mixed"
+PRECISIONS = "32-true", "64-true", "bf16-mixed"
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Cohort(Executor):
         if not self.lanes:
             self.lanes.append(self._lane())
         phases = {phase_key(phase): phase for task in tasks for phase in task.phases if phase.epochs}
-        if self.graphs or self.settings.precision != "32-true":
+        if self.graphs or self.settings.precision == "bf16-mixed":
             for key in phases.keys() - self._obstacles.keys():
                 self._rehearse(phases[key], clients, tasks)
         graphs = self.graphs and not any(self._obstacles.get(key, "fails") for key in phases)
@@ -276,11 +276,12 @@ class CohortModule(LightningModule):
         if torch.is_autocast_enabled(self.device.type):
             torch.set_autocast_cache_enabled(False)
         try:
-            if not self._lanes:
-                self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
-            while len(self.done) <= batch_idx:
-                for lane in self._lanes:
-                    self._turn(lane)
+            with default_dtype(torch.float32):  # for data and clients, which others make outside of a step
+                if not self._lanes:
+                    self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
+                while len(self.done) <= batch_idx:
+                    for lane in self._lanes:
+                        self._turn(lane)
         except torch.OutOfMemoryError as error:
             problem, remedy = "do not fit in the device's memory", "Ask for fewer, or for a smaller data.batch_size."
             raise ConfigError("trainer.executor.lanes", len(self.executor.lanes), problem, remedy) from error
@@ -329,7 +330,7 @@ class Turns:
 def obstacle(method: Method, settings: LocalSettings) -> str | None:
     """Why the cohort cannot be trained in one fit, if there is a reason."""
     if settings.precision not in PRECISIONS:
-        return f"trains in {' or '.join(PRECISIONS)}, but the precision is {settings.precision}"
+        return f"trains in {', '.join(PRECISIONS)}, but the precision is {settings.precision}"
     for name in ("training_step", "configure_optimizers", *vars(ModelHooks)):
         if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
             return f"does not call {name}, which {type(method).__name__} has of its own"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -93,6 +93,7 @@ class Lane:
         self.method = copy.deepcopy(method).to(self.device)
         if layout is not None:
             self.method.to(memory_format=layout)
+        self.dtype = next(self.method.parameters()).dtype
         self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
         self.rows = torch.arange(resident.serving.batch_size, device=self.device)
@@ -216,7 +217,7 @@ class Lane:
         """The next images and labels of the page; moves the position on."""
         rows = self.rows[:size] + self.position
         self.position += size
-        images = self.resident.normalise(self.images.index_select(0, rows))
+        images = self.resident.normalise(self.images.index_select(0, rows)).to(self.dtype)
         if self.layout is not None:
             images = images.contiguous(memory_format=self.layout)
         return images, self.labels.index_select(0, rows)
@@ -328,7 +329,9 @@ class Program:
 
     def backward(self, size: int) -> Tensor:
         """Batch, losses [number of losses], gradients."""
-        losses = self.lane.method.local_losses(self.lane.batch(size))
+        batch = self.lane.batch(size)
+        with default_dtype(self.lane.dtype):
+            losses = self.lane.method.local_losses(batch)
         self.names = tuple(losses)
         values = torch.stack(tuple(losses.values()))
         self.optimizer.zero_grad()
@@ -372,6 +375,17 @@ class Program:
         _forget_workspaces()
         self.optimizer.zero_grad()  # the graph keeps its own
         self.graphs[size] = graph
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, tensors are made of that type where none is given, as Lightning has it in a step."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _forget_workspaces() -> None:
