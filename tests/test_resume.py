@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -398,6 +399,19 @@ def test_a_store_beyond_its_limit_is_on_disk_and_the_same():
     for one, other in zip(small, large, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_store_that_fills_its_disk_is_told(small_disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    store = ClientStore(100, lambda k: {}, memory_limit=0)
+
+    def fill():
+        for k in range(100):
+            store[k] = {"w": torch.full((5000,), float(k))}
+
+    with pytest.raises(RunError, match=r"disk'.*\(set by TMPDIR\), cannot be written: No space left on device"):
+        fill()
+    assert [store[k]["w"][0].item() for k in range(15)] == list(range(15))
 
 
 def test_a_fork_changes_its_store_only_when_adopted():

@@ -74,6 +74,7 @@ class FederatedTrainer(Trainer):
     """
 
     cost: Cost
+    executor: Executor
     _row: dict[str, float]
     _tables: dict[str, Any]
 
