@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from broken import Faulty, is_faulty
 from conftest import tiny_source
+from fedloge.callbacks import FederatedCallback
 from fedloge.checkpoint import RunFolder
 from fedloge.data import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
@@ -197,6 +199,44 @@ def test_a_signal_saves_the_last_whole_round(whole, tmp_path, signum, monkeypatc
     assert RunFolder(tmp_path / "run").about("last")["round"] == 3
     run_tiny(tmp_path / "run", "last", checkpoint_every=100)
     assert content(tmp_path / "run") == whole[1]
+
+
+@pytest.mark.parametrize("hook", ["on_round_start", "on_client_end", "on_round_end"])
+def test_an_error_of_any_kind_saves_the_last_whole_round(whole, tmp_path, hook):
+    def fail(self, trainer, round, *arguments):
+        if round == 4:
+            raise ZeroDivisionError
+
+    callback = type("Failing", (FederatedCallback,), {hook: fail})()
+    with pytest.raises(ZeroDivisionError):
+        run_tiny(tmp_path / "run", checkpoint_every=100, callbacks=callback)
+    assert RunFolder(tmp_path / "run").about("last")["round"] == (4 if hook == "on_round_end" else 3)
+    run_tiny(tmp_path / "run", "last", checkpoint_every=100)
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_a_round_that_is_not_whole_is_not_saved(whole, tmp_path, monkeypatch):
+    def adopt(self, fork):
+        rounds.append(fork)
+        changed(self, fork)
+        if len(rounds) == 3:
+            raise RunError("the disk is full")
+
+    rounds, changed = [], ClientStore.adopt
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientStore, "adopt", adopt)
+        with pytest.raises(RunError, match="the disk is full"):
+            run_tiny(tmp_path / "run", checkpoint_every=2)
+    assert RunFolder(tmp_path / "run").about("last")["round"] == 2
+    run_tiny(tmp_path / "run", "last", checkpoint_every=2)
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_an_error_while_saving_does_not_hide_the_one_before(tmp_path, monkeypatch):
+    stop_after(monkeypatch, 2)
+    monkeypatch.setattr(RunFolder, "save", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+    with pytest.raises(StopError):
+        run_tiny(tmp_path / "run", checkpoint_every=100)
 
 
 def test_a_signal_waits_where_it_must():
@@ -398,6 +438,19 @@ def test_a_store_beyond_its_limit_is_on_disk_and_the_same():
     for one, other in zip(small, large, strict=True):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_store_that_fills_its_disk_is_told(small_disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    store = ClientStore(100, lambda k: {}, memory_limit=0)
+
+    def fill():
+        for k in range(100):
+            store[k] = {"w": torch.full((5000,), float(k))}
+
+    with pytest.raises(RunError, match=r"disk'.*\(set by TMPDIR\), cannot be written: No space left on device"):
+        fill()
+    assert [store[k]["w"][0].item() for k in range(15)] == list(range(15))
 
 
 def test_a_fork_changes_its_store_only_when_adopted():

@@ -74,6 +74,7 @@ class FederatedTrainer(Trainer):
     """
 
     cost: Cost
+    executor: Executor
     _row: dict[str, float]
     _tables: dict[str, Any]
 
@@ -187,10 +188,10 @@ class FederatedTrainer(Trainer):
             self._train(state, resumed is not None)
 
     def _train(self, state: FederatedState, resumed: bool) -> None:
-        """From a state to the end, or to the signal that stops it."""
+        """From a state to the end, or to the signal or error that stops it."""
         self.first_round = state.round
         self._began = time.perf_counter()
-        self._state = state
+        self._state, self._whole = state, True
         try:
             with Interrupts() as self._interrupts:
                 self.cost = preflight(self, state)
@@ -206,6 +207,10 @@ class FederatedTrainer(Trainer):
             self._keep()
             saved = f"stopped after round {self._state.round} of {self.rounds}, which is saved{self._standing()}"
             raise Interrupted(self._interrupts.signum, saved) from error
+        except Exception:
+            with contextlib.suppress(Exception):  # a full disk, say, which may be what ended the run
+                self._keep()
+            raise
         finally:
             self.executor.close()
 
@@ -315,12 +320,14 @@ class FederatedTrainer(Trainer):
         with profile.part("wall/aggregate"):
             changed = self.method.aggregate(updates, state, server)
         with self._interrupts.held_back():
+            tables = self.folder.table_sizes()
+            self._whole = False  # until all of the state is that of the new round
             state.clients.adopt(clients)
             self._state = FederatedState(number, state.shared, state.clients).with_shared(changed)
             self.exchanged["bytes_up"] += traffic.bytes_up
             self.exchanged["bytes_down"] += traffic.bytes_down
             self._row = {**traffic.scalars(), "time/round_s": time.perf_counter() - began}
-            self._tables = self.folder.table_sizes()
+            self._tables, self._whole = tables, True
             if self._due(self.checkpoint_every, number):
                 with profile.part("wall/checkpoint"):
                     self._save(LAST, self._state)
@@ -344,7 +351,7 @@ class FederatedTrainer(Trainer):
 
     def _keep(self) -> None:
         """Save the last whole round before the run ends early."""
-        if self._state.round > 0 and self._saved_round != self._state.round:
+        if self._whole and self._state.round > 0 and self._saved_round != self._state.round:
             self._save(LAST, self._state)
 
     def _save(self, name: str, state: FederatedState) -> None:
@@ -380,7 +387,6 @@ class FederatedTrainer(Trainer):
             count += 1
             yield update
         if count == 0 or count < self.min_clients * expected:
-            self._keep()
             last = self.folder.rows("faults.csv")[-1]
             raise RunError(
                 f"round {round}: {count} of {expected} clients survived, trainer.min_clients={self.min_clients} asks "
@@ -399,7 +405,6 @@ class FederatedTrainer(Trainer):
         with (self.folder.path / "faults.log").open("a", encoding="utf-8") as file:
             file.write(f"round {round}, client {failure.client}: {failure.reason}\n{failure.details}\n")
         if self.on_client_failure == "abort":
-            self._keep()
             raise RunError(
                 f"round {round}: client {failure.client} failed: {failure.reason}. "
                 "--trainer.on_client_failure=retry or skip would go on without it."

@@ -120,7 +120,8 @@ class Evaluator:
         personal_shots: The counts that group a client's classes: N_c, those of the ``global`` training set, or those of
             its ``own`` test set, as in the released code.
         device: Where to compute.
-        threads: Of torch on the CPU; forward passes give the same whatever their number.
+        threads: Of torch on the CPU. Another number may change features in the last bit (odd batch sizes of wide
+            networks do), and so a prediction where two classes tie.
     """
 
     def __init__(
