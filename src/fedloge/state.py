@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,8 @@ class ClientStore:
     """The personal state of every client, untouched while a client is not sampled.
 
     A client that was never stored has its ``initial`` state, which must depend on the client alone. States are kept in
-    memory up to a limit, and beyond it in a temporary file, of which the system keeps in memory what it has room for.
+    memory up to a limit, and beyond it in a temporary file that is mapped into memory, so that the system can drop its
+    pages whenever memory is short.
 
     Args:
         num_clients: K.
@@ -88,7 +90,7 @@ class ClientStore:
     def __setitem__(self, client: int, state: Tensors) -> None:
         self._bytes += num_bytes(state) - num_bytes(self._states.pop(client, {}))
         if state and (self._disk is not None or self._bytes > self.memory_limit):
-            self._disk = self._disk or _DiskStates(state)
+            self._disk = self._disk or _DiskStates(self.num_clients, state)
             if self._disk.fits(state):
                 self._disk.write(client, state)
                 self._bytes -= num_bytes(state)
@@ -119,12 +121,13 @@ class ClientStore:
 class _DiskStates:
     """States of one layout in a temporary file, a row per client, that vanishes with this object."""
 
-    def __init__(self, example: Tensors) -> None:
+    def __init__(self, num_clients: int, example: Tensors) -> None:
         self.clients: set[int] = set()
         self._layout = self._layout_of(example)
         self._size = num_bytes(example)
         with _clear_spill_errors():
-            self._file: Any = tempfile.TemporaryFile(prefix="fedloge-clients-", buffering=0)  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(prefix="fedloge-clients-")  # noqa: SIM115
+            self._rows = np.memmap(self._file, dtype=np.uint8, mode="w+", shape=(num_clients, self._size))
         weakref.finalize(self, self._file.close)
 
     def fits(self, state: Tensors) -> bool:
@@ -134,20 +137,16 @@ class _DiskStates:
     def write(self, client: int, state: Tensors) -> None:
         """Copy a state into the file."""
         tensors = (state[name].detach().cpu().contiguous() for name, _, _ in self._layout)
-        rest = torch.cat([tensor.view(-1).view(torch.uint8) for tensor in tensors]).numpy().data
-        with _clear_spill_errors():
-            self._file.seek(client * self._size)
-            while rest:  # a disk takes what it has room for, and refuses the next byte
-                rest = rest[self._file.write(rest) :]
+        row = torch.cat([tensor.view(-1).view(torch.uint8) for tensor in tensors]).numpy()
+        if hasattr(os, "posix_fallocate"):  # a page of the map without room on the disk would kill the process
+            with _clear_spill_errors():
+                os.posix_fallocate(self._file.fileno(), client * self._size, self._size)
+        self._rows[client] = row
         self.clients.add(client)
 
     def read(self, client: int) -> Tensors:
         """A copy of a state."""
-        row, offset, state = torch.empty(self._size, dtype=torch.uint8), 0, {}
-        self._file.seek(client * self._size)
-        rest = row.numpy().data
-        while rest:
-            rest = rest[self._file.readinto(rest) :]
+        row, offset, state = torch.from_numpy(np.array(self._rows[client])), 0, {}
         for name, dtype, shape in self._layout:
             end = offset + shape.numel() * dtype.itemsize
             state[name] = row[offset:end].clone().view(dtype).view(shape)
