@@ -20,8 +20,9 @@ from fedloge.data import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import Cohort, Processes, Ray, Serial
 from fedloge.interrupts import Interrupted, Interrupts
-from fedloge.methods import FedAvg, FedLoGe, FedNH, FedYoYo, RatioLoss
+from fedloge.methods import CReFF, FedAvg, FedLoGe, FedNH, FedYoYo, RatioLoss
 from fedloge.models import SmallCNN
+from fedloge.runs import Run
 from fedloge.state import ClientStore
 from tiny_runs import child, content, die_at, hold_lock, run_tiny
 
@@ -69,7 +70,13 @@ def test_a_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, rounds, eve
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 @pytest.mark.parametrize(
     ("method", "options"),
-    [(FedLoGe, {"beta": 0.3, "gamma": 1.0, "finetune_epochs": 1}), (FedNH, {}), (FedYoYo, {}), (RatioLoss, {})],
+    [
+        (FedLoGe, {"beta": 0.3, "gamma": 1.0, "finetune_epochs": 1}),
+        (CReFF, {}),
+        (FedNH, {}),
+        (FedYoYo, {}),
+        (RatioLoss, {}),
+    ],
 )
 def test_a_true_precision_gives_the_same_with_workers_and_after_a_stop(tmp_path, precision, method, options):
     def trained(folder, ckpt_path=None, **more):
@@ -87,6 +94,12 @@ def test_a_true_precision_gives_the_same_with_workers_and_after_a_stop(tmp_path,
     state = RunFolder(tmp_path / "serial").load("last").shared.tensors
     kind = {"64-true": torch.float64, "bf16-true": torch.bfloat16}[precision]
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {kind}
+
+
+def test_models_of_a_run_in_double_precision_take_images(tmp_path):
+    trainer = run_tiny(tmp_path / "run", rounds=1, precision="64-true")
+    predictor = Run(tmp_path / "run", trainer, trainer.method, trainer.data).generic()
+    assert predictor(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)).dtype == torch.float64
 
 
 def test_another_precision_goes_on_with_a_run(tmp_path):

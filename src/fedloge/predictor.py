@@ -43,7 +43,8 @@ class Predictor(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, C] of images [n, channels, H, W], uint8 or float in [0, 1]."""
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images
-        return self.method.logits(self.method.features((scaled - self.mean) / self.std, self.view), self.view)
+        normalised = ((scaled - self.mean) / self.std).to(next(self.method.parameters()).dtype)
+        return self.method.logits(self.method.features(normalised, self.view), self.view)
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """Class probabilities [n, C]; a batch is images, or images first and anything after."""

@@ -101,9 +101,9 @@ class CReFF(FedAvg):
     def _train_head(self, synthetic: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A fresh head trained on the features [C, M, d] by SGD; the gradient of softmax regression is written out."""
         num_classes, per_class, dim = synthetic.shape
-        weight, bias = linear_init(num_classes, dim, generator)
+        weight, bias = (tensor.to(synthetic) for tensor in linear_init(num_classes, dim, generator))
         features = synthetic.flatten(0, 1)
-        targets = torch.eye(num_classes).repeat_interleave(per_class, 0)
+        targets = torch.eye(num_classes).to(synthetic).repeat_interleave(per_class, 0)
         for _ in range(self.head_epochs):
             for batch in torch.split(torch.randperm(len(features), generator=generator), self.head_batch_size):
                 h = features[batch]
@@ -143,7 +143,7 @@ def match_features(
         lr: Their size.
     """
     moving = features[known].clone()
-    own = torch.eye(len(weight))[known].unsqueeze(1)
+    own = torch.eye(len(weight)).to(weight)[known].unsqueeze(1)
     with torch.enable_grad():
         for _ in range(steps):
             moving.requires_grad_()
