@@ -1,6 +1,8 @@
 """Methods that go wrong, in a module of their own so that worker processes find them."""
 
+import multiprocessing
 import os
+import threading
 import zlib
 
 import torch
@@ -26,6 +28,23 @@ class DiesAtTwo(FedAvg):
         if self.client.id == 2:
             os._exit(9)
         return super().local_losses(batch)
+
+
+class Locked(FedAvg):
+    """It cannot be copied or sent."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.lock = threading.Lock()
+
+
+class LoadsAtHome(FedAvg):
+    """It cannot be loaded in a worker."""
+
+    def __setstate__(self, state):
+        if multiprocessing.parent_process() is not None:
+            raise ValueError("no state like this")
+        super().__setstate__(state)
 
 
 def is_faulty(client, round, share):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from broken import Locked
 from fedloge import FedAvg, FederatedCallback, FederatedTrainer, FedLoGe
 from fedloge.checkpoint import RunFolder
 from fedloge.errors import ConfigError, RunError
@@ -36,6 +37,12 @@ def tensors(folder):
     names = ("last", "final")
     paths = sorted(path for name in names for path in (folder / "checkpoints" / name).glob("*.safetensors"))
     return {path.relative_to(folder): path.read_bytes() for path in paths}
+
+
+def test_a_method_that_cannot_be_copied_is_trained(tmp_path, make_data):
+    trainer = run(tmp_path / "run", make_data, Locked, rounds=1)
+    assert trainer.cost.seconds_round is None
+    assert trainer.cost.line(1).startswith("0.0 MB exchanged a round")
 
 
 def test_the_run_folder(tmp_path, make_data):

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedloge: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"fedloge: interrupted; {stop or 'what was saved until then is kept'}", file=sys.stderr)
+        print(f"fedloge: interrupted; {str(stop) or 'what was saved until then is kept'}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedloge.methods.base import Client, Phase
+from fedloge.methods.base import Client, Method, Phase
 from fedloge.state import FederatedState, num_bytes
 
 if TYPE_CHECKING:
@@ -25,22 +25,28 @@ class Cost:
     Args:
         parameters: Of the module, the client's own included.
         bytes_round: What the clients of a round send and receive.
-        seconds_round: Training of a round, without evaluation: a timed step times their number, by workers.
+        seconds_round: Training of a round, without evaluation: a timed step times their number, by workers. None for
+            a method that cannot be copied.
         memory_bytes: Tensors of states, gradients and momenta in all workers, and the clients' own states.
     """
 
     parameters: int
     bytes_round: int
-    seconds_round: float
+    seconds_round: float | None
     memory_bytes: int
 
     def line(self, rounds: int) -> str:
         """For the user."""
-        total = self.seconds_round * rounds
-        time = f"{total:.0f} s" if total < 120 else f"{total / 60:.0f} min" if total < 7200 else f"{total / 3600:.1f} h"
+        training = "" if self.seconds_round is None else f"about {_time(self.seconds_round * rounds)} of training, "
         tensors = max(self.memory_bytes / 1e6, 1)
         exchanged = self.bytes_round / 1e6
-        return f"about {time} of training, {exchanged:,.1f} MB exchanged a round, {tensors:,.0f} MB of tensors"
+        return f"{training}{exchanged:,.1f} MB exchanged a round, {tensors:,.0f} MB of tensors"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
@@ -51,20 +57,29 @@ def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
     batches = sum(-(-client.num_examples // data.batch_size) for client in trainer.population) * trainer.participation
     workers = min(getattr(trainer.executor, "workers", None) or 1, clients)
     client = max(trainer.population, key=lambda other: other.num_examples)
-    seconds = sum(_step_seconds(trainer, state, client, phase) * phase.epochs for phase in phases) * batches
+    try:
+        copies = [copy.deepcopy(method) for _ in phases]
+    except Exception:  # it holds a lock, an open file or the like
+        seconds = None
+    else:
+        pairs = zip(copies, phases, strict=True)
+        epochs = sum(_step_seconds(trainer, other, state, client, phase) * phase.epochs for other, phase in pairs)
+        seconds = epochs * batches / workers
     own, shared = num_bytes(state.clients[client.id]), num_bytes(state.shared.tensors)
     trained = num_bytes(dict(method.named_parameters()))
     return Cost(
         parameters=sum(parameter.numel() for parameter in method.parameters()),
         bytes_round=2 * shared * clients,
-        seconds_round=seconds / workers,
+        seconds_round=seconds,
         memory_bytes=(workers + 1) * (3 * trained + shared) + own * len(state.clients),
     )
 
 
-def _step_seconds(trainer: FederatedTrainer, state: FederatedState, client: Client, phase: Phase) -> float:
-    """The fastest of a few training steps."""
-    method = copy.deepcopy(trainer.method).to(trainer.strategy.root_device)
+def _step_seconds(
+    trainer: FederatedTrainer, method: Method, state: FederatedState, client: Client, phase: Phase
+) -> float:
+    """The fastest of a few training steps of a method, which they change."""
+    method.to(trainer.strategy.root_device)
     precision = trainer.strategy.precision_plugin
     fastest = float("inf")
     with torch.random.fork_rng(), torch.enable_grad():

@@ -285,7 +285,7 @@ class FederatedTrainer(Trainer):
         self.strategy.precision_plugin.convert_module(method)  # as every local fit would: states have one type for good
         method.server_data = server_data(method, data)
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
-        self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings)
+        self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings, data)
         self.executor.start(method, data, self.local_settings)
         workers = self.executor.workers if isinstance(self.executor, Processes) else 1
         idle = min(workers, num_cores())  # cores whose workers wait meanwhile

@@ -301,6 +301,15 @@ def test_help_and_version_do_not_import_torch():
     assert f"fedloge {fedloge.__version__}" in done.stdout
 
 
+def test_an_interrupt_before_the_run_is_told(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedloge.cli.doctor", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "fedloge: interrupted; what was saved until then is kept\n"
+
+
 def test_an_interrupt_ends_with_130_and_keeps_the_checkpoint(tmp_path):
     options = ["--trainer.rounds=10000", "--trainer.checkpoint_every=1", f"--trainer.run_dir={tmp_path / 'run'}"]
     process = subprocess.Popen(

@@ -6,18 +6,19 @@ import subprocess
 import sys
 import time
 import types
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
 
-from broken import DiesAtTwo, DivergesAtTwo, FailsAtTwo
+from broken import DiesAtTwo, DivergesAtTwo, FailsAtTwo, LoadsAtHome, Locked
 from fedloge.data import Arrays
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import ClientFailure, ClientTask, LocalSettings, Processes, Serial, make_executor
 from fedloge.executors.base import ClientResult, largest_first, local_trainer
 from fedloge.executors.cuda import Cohort
-from fedloge.executors.processes import Slab
+from fedloge.executors.processes import Slab, _context, _work
 from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedProx, FedRep
 from fedloge.models import CifarResNet
 from fedloge.state import ClientUpdate, FederatedState
@@ -31,6 +32,18 @@ from fedloge.models import SmallCNN
 from fedloge.trainer import FederatedTrainer
 trainer = FederatedTrainer(rounds=1, executor="processes", accelerator="cpu", run_dir=sys.argv[1])
 trainer.fit(FedAvg(SmallCNN(in_channels=1), 10), datamodule=FederatedDataModule(Digits(), num_clients=2))
+"""
+
+SECOND_SCRIPT = """
+import sys
+from fedloge.data import Digits, FederatedDataModule
+from fedloge.methods import FedAvg
+from fedloge.models import SmallCNN
+from fedloge.trainer import FederatedTrainer
+for executor in ("serial", "processes"):
+    folder = f"{sys.argv[1]}/{executor}"
+    trainer = FederatedTrainer(rounds=1, executor=executor, accelerator="cpu", run_dir=folder, overwrite=True)
+    trainer.fit(FedAvg(SmallCNN(in_channels=1), 10), datamodule=FederatedDataModule(Digits(), num_clients=2))
 """
 
 CPU = LocalSettings(0)
@@ -186,6 +199,39 @@ def test_a_script_without_a_guard_is_told(tmp_path):
     assert "put what the script does under if __name__ == '__main__'." in done.stderr
 
 
+def test_a_worker_that_imports_the_script_trains_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SECOND_SCRIPT)
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
+    assert "RunError: this is a worker that starts. Each runs a script that trains once more" in done.stderr
+    assert "RunError: a worker ended when it started (exit code 1)." in done.stderr
+    finished = (tmp_path / "serial" / "summary.json").stat().st_mtime_ns
+    assert finished < (tmp_path / "processes" / "environment.json").stat().st_mtime_ns
+
+
+def test_a_script_that_is_no_file_is_refused(tmp_path):
+    command = [sys.executable, "-", tmp_path / "run"]
+    done = subprocess.run(command, input=UNGUARDED_SCRIPT, capture_output=True, text=True)
+    assert "ConfigError: trainer.executor='processes' needs the script in a file" in done.stderr
+    assert "<stdin>' is none. Save it, or take serial." in done.stderr
+    assert not (tmp_path / "run" / "environment.json").exists()
+
+
+def test_auto_takes_serial_where_no_worker_can_start(data, monkeypatch, disk):
+    monkeypatch.setattr("fedloge.executors.num_cores", lambda: 4)
+    assert isinstance(make_executor("auto", 1e12, build(FedAvg), CPU, data), Processes)
+    with pytest.warns(UserWarning, match="one at a time: .*cannot pickle"):
+        assert isinstance(make_executor("auto", 1e12, build(Locked), CPU, data), Serial)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["__main__"], "__spec__", None)
+        patch.setattr(sys.modules["__main__"], "__file__", "<stdin>")
+        with pytest.warns(UserWarning, match="one at a time: .*<stdin>"):
+            assert isinstance(make_executor("auto", 1e12, build(FedAvg), CPU, data), Serial)
+    disk(2**20)
+    with pytest.warns(UserWarning, match="one at a time: .* in /dev/shm"):
+        assert isinstance(make_executor("auto", 1e12, build(FedAvg), CPU, data), Serial)
+
+
 def test_what_a_worker_cannot_find_is_told(data, monkeypatch):
     class Ours(FedAvg):
         __module__, __qualname__ = "made_up", "Ours"
@@ -205,6 +251,68 @@ def test_what_cannot_be_sent_is_refused(data):
         rounds(Processes(1), build(Local), data)
 
 
+def test_what_cannot_be_pickled_is_refused(data):
+    with pytest.raises(ConfigError, match=r"to a worker: cannot pickle '_thread\.lock' object"):
+        rounds(Processes(1), build(Locked), data)
+
+
+def test_what_cannot_be_loaded_is_told(data):
+    with pytest.raises(RunError, match=r"cannot load method or data: ValueError: no state like this\. Take serial"):
+        rounds(Processes(2), build(LoadsAtHome), data)
+
+
+def test_a_worker_takes_few_open_files(data):
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    method, executor = FedAvg(CifarResNet(20, width=4, in_channels=1), 3), Processes(2)
+    assert len(method.state_dict()) > 100
+    executor.start(method, data, LocalSettings(7))
+    state, before = initial(method, data.num_clients), open_files()
+    tasks = [ClientTask(client, 1, method.phases(1)) for client in range(data.num_clients)]
+    next(executor.run(state.shared, state.clients, tasks))
+    assert open_files() < before + 40
+    executor.close()
+
+
+def test_what_the_system_refuses_is_told(data, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("fedloge.executors.processes.Slab", refuse)
+    expected = r"workers=1 cannot be started: \[Errno 24\] Too many open files\. Take fewer, .*ulimit -n"
+    with pytest.raises(ConfigError, match=expected):
+        rounds(Processes(1), build(FedAvg), data)
+
+
+def test_workers_need_shared_memory(data, disk):
+    method, executor = build(FedAvg), Processes(2)
+    disk(2 * 2**20)
+    with pytest.warns(UserWarning, match=r"/dev/shm has room for 1 of 2 workers\. .* docker run --shm-size"):
+        executor.start(method, data, CPU)
+    assert executor.workers == 1
+    disk(2**20)
+    with pytest.raises(ConfigError, match="needs 1 MB in /dev/shm for a worker, which has 1"):
+        Processes(2).start(method, data, CPU)
+
+
+def test_ctrl_c_does_not_reach_what_starts_workers():
+    _context()
+    status = Path(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read_text()
+    blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+    assert blocked & 1 << signal.SIGINT - 1
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_worker_that_is_told_to_stop_ends_without_a_word(stop, monkeypatch):
+    def recv_bytes():
+        raise stop
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    _work(types.SimpleNamespace(recv_bytes=recv_bytes))
+
+
 def test_no_worker_outlives_its_executor(data):
     executor = Processes(2)
     method = build(FedAvg)
@@ -221,9 +329,10 @@ def test_no_worker_outlives_its_executor(data):
 
 def test_more_workers_than_cores_warn_once():
     with pytest.warns(UserWarning, match="is more than the"):
-        Processes(10_000)
-    with pytest.raises(ConfigError, match=r"trainer\.executor\.workers=0"):
-        Processes(0)
+        Processes(1000)
+    for count in (0, 100_000):
+        with pytest.raises(ConfigError, match=rf"trainer\.executor\.workers={count} must lie between 1 and 1024"):
+            Processes(count)
 
 
 def test_processes_are_for_the_cpu(data):
@@ -296,7 +405,7 @@ def test_a_slab_gives_back_what_was_packed():
         "empty": torch.empty(0, 4),
         "half": torch.randn(3).half(),
     }
-    slab = Slab(sum(t.numel() * t.element_size() for t in tensors.values()), len(tensors))
+    slab = Slab(sum(t.numel() * t.element_size() + 16 for t in tensors.values()))
     unpacked = slab.unpack(slab.pack(tensors))
     assert unpacked.keys() == tensors.keys()
     for name, tensor in tensors.items():

@@ -1,6 +1,7 @@
 """Ray gives what the serial executor gives, to the bit, also when a node is lost in the middle of a round."""
 
 import socket
+import threading
 import time
 
 import pytest
@@ -50,6 +51,32 @@ def test_an_address_without_a_cluster_fails_in_seconds(data):
         with pytest.raises(ConfigError, match=rf"trainer\.executor\.address='{address}' cannot be reached"):
             Ray(address).start(build(FedLoGe, beta=0.3), data, LocalSettings(0))
         assert time.monotonic() - began < 10
+
+
+def test_what_answers_must_be_ray(data):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        executor = Ray(address)
+        threading.Thread(target=lambda: other.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.6\r\n")).start()
+        with pytest.raises(ConfigError, match="what answers there is not Ray"):
+            executor.start(build(FedLoGe, beta=0.3), data, LocalSettings(0))
+        with pytest.raises(ConfigError, match=rf"trainer\.executor\.address='{address}' cannot be reached: timed out"):
+            executor.start(build(FedLoGe, beta=0.3), data, LocalSettings(0))
+
+
+def test_arguments_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match=r"trainer\.executor\.gpus=-1"):
+        Ray(gpus=-1)
+    with pytest.raises(ConfigError, match=r"trainer\.executor\.cpus=0"):
+        Ray(cpus=0)
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_refused_before_the_run(data):
+    pytest.importorskip("ray", reason="needs the extra fedloge[ray]")
+    with pytest.raises(ConfigError, match="has no room for an actor of 1000 cores and 0 GPUs"):
+        Ray(cpus=1000).start(build(FedLoGe, beta=0.3), data, LocalSettings(0))
 
 
 @pytest.mark.slow

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 
-from fedloge.executors.base import ClientFailure, ClientResult, ClientTask, Executor, LocalSettings, Outcome
+from fedloge.errors import ConfigError
+from fedloge.executors.base import (
+    ClientFailure,
+    ClientResult,
+    ClientTask,
+    Executor,
+    FederatedData,
+    LocalSettings,
+    Outcome,
+)
 from fedloge.executors.cuda import Cohort, obstacle
-from fedloge.executors.processes import Processes, num_cores
+from fedloge.executors.processes import Processes, num_cores, refuse_unguarded, room_for_workers
 from fedloge.executors.ray import Ray
 from fedloge.executors.serial import Serial
 from fedloge.methods.base import Method
@@ -31,14 +41,28 @@ PAYS_FROM = 1e10
 BY_NAME: dict[str, type[Executor]] = {"serial": Serial, "processes": Processes, "ray": Ray, "cuda": Cohort}
 
 
-def make_executor(asked: Executor | str, work: float, method: Method, settings: LocalSettings) -> Executor:
+def make_executor(
+    asked: Executor | str, work: float, method: Method, settings: LocalSettings, data: FederatedData | None = None
+) -> Executor:
     """The executor that was asked for, by name or ready-made; ``auto`` looks at how much there is to do, and where."""
+    refuse_unguarded()
     if isinstance(asked, Executor):
         return asked
     if asked == "auto":
-        alone = num_cores() == 1 or multiprocessing.parent_process() is not None
         if settings.device.type == "cuda":
             asked = "serial" if obstacle(method, settings) else "cuda"
         else:
-            asked = "serial" if alone or settings.device.type != "cpu" or work < PAYS_FROM else "processes"
+            pays = settings.device.type == "cpu" and work >= PAYS_FROM
+            asked = "processes" if pays and _workers_help(method, data) else "serial"
     return BY_NAME[asked]()
+
+
+def _workers_help(method: Method, data: FederatedData | None) -> bool:
+    """Whether there can be more than one worker."""
+    if num_cores() == 1 or multiprocessing.parent_process() is not None:
+        return False
+    try:
+        return room_for_workers(method, data) > 1
+    except ConfigError as error:
+        warnings.warn(f"clients are trained one at a time: {error}", stacklevel=2)
+        return False

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import io
 import os
-import pickle
+import shutil
 import signal
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver, resource_tracker, spawn
 from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 from torch import Tensor, multiprocessing
 
-from fedloge.checks import check_least
+from fedloge.checks import MAX_THREADS, check_threads
 from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
@@ -40,6 +42,8 @@ SPARE_BYTES = 2**20
 MAX_ATTEMPTS = 3
 UNGUARDED = "Each runs a script that trains once more: put what the script does under if __name__ == '__main__'."
 NOT_FOUND = "Define the classes of method and data in a module, not in a notebook or function; or take serial."
+SHARED_MEMORY = "/dev/shm"
+NO_ROOM = "Give the container more, docker run --shm-size=2g"
 ALIGNMENT = 16
 
 
@@ -53,11 +57,12 @@ class Processes(Executor):
         workers: How many; None takes one per core that this process may use.
 
     Raises:
-        ConfigError: If ``workers`` is below 1.
+        ConfigError: If ``workers`` is not between 1 and 1024.
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        check_least("trainer.executor.workers", workers, 1)
+        if workers is not None:
+            check_threads("trainer.executor.workers", workers)  # this process tests with as many threads
         if workers is not None and workers > num_cores():
             warnings.warn(f"trainer.executor.workers={workers} is more than the {num_cores()} cores here", stacklevel=2)
         self.workers = workers or num_cores()
@@ -69,6 +74,10 @@ class Processes(Executor):
         if settings.device.type != "cpu":
             problem = f"trains on CPU cores, but the device is {settings.device}"
             raise ConfigError("trainer.executor", "processes", problem, "Take serial, or --trainer.accelerator=cpu.")
+        room = room_for_workers(method, data)
+        if room < self.workers:
+            warnings.warn(f"{SHARED_MEMORY} has room for {room} of {self.workers} workers. {NO_ROOM}", stacklevel=2)
+            self.workers = room
         super().start(method, data, settings)
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
@@ -122,27 +131,36 @@ class Processes(Executor):
         self._pool, self._down = [], None
 
     def _open(self, count: int) -> None:
-        state = self.method.state_dict()
-        if self._down is None:
-            self._down = Slab(num_bytes(state), len(state))
-        new = [_Worker(num_bytes(state), len(state)) for _ in range(len(self._pool), count)]
-        self._pool += new
-        for worker in new:  # all of them start at the same time
-            self._equip(worker)
+        packed, new = _packed(self.method) if len(self._pool) < count else b"", []
+        with self._clear_errors():
+            if self._down is None:
+                self._down = Slab(_bytes_down(self.method))
+            while len(self._pool) < count:
+                new.append(_Worker(_bytes_of_worker(self.method)))
+                self._pool.append(new[-1])
+            for worker in new:  # all of them start at the same time
+                self._equip(worker, packed)
         for worker in new:
             if not self._is_ready(worker):
                 code = worker.exit_code()
                 self.close()
                 raise RunError(f"a worker ended when it started (exit code {code}). {UNGUARDED}")
 
-    def _equip(self, worker: _Worker) -> None:
+    def _equip(self, worker: _Worker, packed: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # it ended: seen when it is asked whether it is ready
+            worker.pipe.send_bytes(packed)
+            worker.pipe.send((self.data, self.settings, self._down, worker.slab))
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        """What the system refuses in one line: open files, processes, memory."""
         try:
-            with contextlib.suppress(BrokenPipeError):  # it ended: seen when it is asked whether it is ready
-                worker.pipe.send((self.method, self.data, self.settings, self._down, worker.slab))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            yield
+        except (OSError, RuntimeError) as error:
             self.close()
-            problem = f"cannot send method or data to a worker: {error}"
-            raise ConfigError("trainer.executor", "processes", problem, NOT_FOUND) from error
+            problem = f"cannot be started: {error}"
+            remedy = "Take fewer, or serial; or allow more (ulimit -n, docker run --shm-size)."
+            raise ConfigError("trainer.executor.workers", self.workers, problem, remedy) from error
 
     def _is_ready(self, worker: _Worker) -> bool:
         """Wait until a worker has what it was sent; False if it has ended instead."""
@@ -157,13 +175,14 @@ class Processes(Executor):
 
     def _replace(self, worker: _Worker, task: ClientTask) -> ClientFailure | None:
         """Start a worker anew; a client that has cost too many of them is a failure."""
-        ready = False
+        ready, packed = False, _packed(self.method)
         while not ready and worker.attempts < MAX_ATTEMPTS:
             worker.attempts += 1
             code = worker.exit_code()
             worker.stop()
-            worker.open()
-            self._equip(worker)
+            with self._clear_errors():
+                worker.open()
+                self._equip(worker, packed)
             ready = self._is_ready(worker)
         if worker.attempts < MAX_ATTEMPTS:
             return None
@@ -198,9 +217,9 @@ class _Failure:
 class _Worker:
     """A process, the pipe to it, and the memory shared with it."""
 
-    def __init__(self, nbytes: int, entries: int) -> None:
+    def __init__(self, nbytes: int) -> None:
         self.attempts = 0
-        self.slab = Slab(2 * nbytes + SPARE_BYTES, 2 * entries)
+        self.slab = Slab(nbytes)
         self.open()
 
     def open(self) -> None:
@@ -246,12 +265,11 @@ class Slab:
     """Shared memory that named tensors are packed into.
 
     Args:
-        nbytes: Of all tensors together.
-        count: How many tensors, each of which may lose some bytes to alignment.
+        nbytes: Of all tensors together, with up to 16 more for each, which alignment may take.
     """
 
-    def __init__(self, nbytes: int, count: int) -> None:
-        self.bytes: Tensor = torch.empty(nbytes + ALIGNMENT * count, dtype=torch.uint8)
+    def __init__(self, nbytes: int) -> None:
+        self.bytes: Tensor = torch.empty(nbytes, dtype=torch.uint8)
         self.bytes.share_memory_()  # type: ignore[no-untyped-call]
 
     def pack(self, tensors: Tensors) -> Layout:
@@ -283,14 +301,16 @@ class Slab:
 def _work(pipe: Any) -> None:
     """A worker's life: take method and data, then train what comes through the pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt, SystemExit):  # SIGTERM's, in a fit
+        packed, rest = pipe.recv_bytes(), pipe.recv_bytes()
         try:
-            method, data, settings, down, slab = pipe.recv()
-        except (ImportError, AttributeError) as error:
-            pipe.send(_Failure(f"{error}. {NOT_FOUND}"))
+            method: Method = torch.load(io.BytesIO(packed), weights_only=False)
+            data, settings, down, slab = ForkingPickler.loads(rest)
+        except Exception as error:
+            remedy = NOT_FOUND if isinstance(error, (ImportError, AttributeError)) else "Take serial."
+            pipe.send(_Failure(f"a worker cannot load method or data: {type(error).__name__}: {error}. {remedy}"))
             return
         configure_cpu(settings.threads)
-        method = copy.deepcopy(method)  # the received one may share memory with the parent's
         pipe.send(None)
         while True:
             order: _Order = pipe.recv()
@@ -319,12 +339,95 @@ def _train(
         return _Answer(bare, None, tensors)
 
 
+def room_for_workers(method: Method, data: FederatedData | None) -> int:
+    """How many workers the shared memory has room for.
+
+    Raises:
+        ConfigError: If there can be none here.
+        RunError: If this is one, which has not started yet.
+    """
+    refuse_unguarded()
+    script = spawn.get_preparation_data("worker").get("init_main_from_path")
+    if script is not None and not os.path.exists(script):
+        problem = f"needs the script in a file, for the workers to import; {script!r} is none"
+        raise ConfigError("trainer.executor", "processes", problem, "Save it, or take serial.")
+    try:
+        _tensor_bytes(method)
+        shared = _bytes_down(method) + _tensor_bytes(data)
+    except Exception as error:
+        problem = f"cannot send method or data to a worker: {error}"
+        raise ConfigError("trainer.executor", "processes", problem, NOT_FOUND) from error
+    if not os.path.isdir(SHARED_MEMORY):
+        return MAX_THREADS
+    free, own = shutil.disk_usage(SHARED_MEMORY).free, _bytes_of_worker(method)
+    if shared + own > free:
+        needed = f"needs {(shared + own) / 1e6:,.0f} MB in {SHARED_MEMORY} for a worker, which has {free / 1e6:,.0f}"
+        raise ConfigError("trainer.executor", "processes", needed, f"{NO_ROOM}, or take serial.")
+    return (free - shared) // own
+
+
+def refuse_unguarded() -> None:
+    """Refuse to train in a worker that has yet to start, and for that imports the script that trains.
+
+    Raises:
+        RunError: With the remedy.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RunError(f"this is a worker that starts. {UNGUARDED}")
+
+
+class _Census(ForkingPickler):
+    """Counts the bytes of tensors that would move to the shared memory."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.storages: dict[int, int] = {}
+
+    def persistent_id(self, item: Any) -> bool | None:
+        """Of a tensor, in place of its content."""
+        if not isinstance(item, Tensor):
+            return None
+        if not item.is_shared():  # type: ignore[no-untyped-call]
+            self.storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+        return True
+
+
+def _tensor_bytes(sent: Any) -> int:
+    census = _Census()
+    census.dump(sent)
+    return sum(census.storages.values())
+
+
+def _packed(method: Method) -> bytes:
+    """A method as plain bytes: every tensor in the shared memory is an open file."""
+    buffer = io.BytesIO()
+    torch.save(method, buffer)
+    return buffer.getvalue()
+
+
+def _bytes_down(method: Method) -> int:
+    """Of what all workers receive, aligned."""
+    state = method.state_dict()
+    return num_bytes(state) + ALIGNMENT * len(state)
+
+
+def _bytes_of_worker(method: Method) -> int:
+    """Of what a worker receives for itself, or sends."""
+    return 2 * _bytes_down(method) + SPARE_BYTES
+
+
 def _context() -> Any:
     """Processes that do not inherit threads; where the platform has it, from a server that imported torch already."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fedloge.config"])
+    resource_tracker.ensure_running()  # it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()  # deaf to Ctrl-C, also while it still imports
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from fedloge.checks import check_least, check_positive
+from fedloge.checks import check_least, check_not_negative, check_positive
 from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
@@ -25,6 +25,9 @@ from fedloge.methods.base import Method
 from fedloge.state import ClientStore, SharedState, Tensors
 
 CONNECT_SECONDS = 5
+HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
+"""What Ray's servers answer with settings of theirs: a header of the same length and type 4, in its fourth byte."""
 
 
 class Ray(Executor):
@@ -40,7 +43,8 @@ class Ray(Executor):
         gpus: GPUs of an actor; 0.25 puts four actors on one.
 
     Raises:
-        ConfigError: If an argument is out of range, Ray is not installed, or there is no cluster at the address.
+        ConfigError: If an argument is out of range, Ray is not installed, there is no cluster at the address, or it has
+            no room for an actor.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Ray(Executor):
     ) -> None:
         check_least("trainer.executor.workers", workers, 1)
         check_positive("trainer.executor.cpus", cpus, "One core is best for small networks.")
+        check_not_negative("trainer.executor.gpus", gpus, "0 leaves the actors on the CPU.")
         self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
         self._ray: ModuleType | None = None
         self._actors: list[Any] = []
@@ -56,7 +61,7 @@ class Ray(Executor):
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         """Take what is trained, and find Ray and the cluster."""
         super().start(method, data, settings)
-        self._connect()
+        self._room(self._connect())
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the result of every task in order."""
@@ -133,16 +138,23 @@ class Ray(Executor):
         """Ask for actors, in the first round and after some were lost."""
         if self._equipment is None:
             self._equipment = ray.put((self.method, self.data, self.settings))
-        room = int(ray.cluster_resources().get("CPU", 0) / self.cpus)
-        if self.gpus:
-            room = min(room, int(ray.cluster_resources().get("GPU", 0) / self.gpus))
+        room = self._room(ray)
         wanted = min(self.workers or room, room, tasks)
-        if wanted == 0:
-            problem = f"has no room for an actor of {self.cpus} cores and {self.gpus} GPUs"
-            raise ConfigError("trainer.executor.address", self.address, problem, "Ask for less, or add nodes.")
         actor_class = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(Actor)
         while len(self._actors) < wanted:
             self._actors.append(actor_class.remote(self._equipment))
+
+    def _room(self, ray: ModuleType) -> int:
+        """How many actors the cluster has room for."""
+        resources = ray.cluster_resources()
+        room = int(resources.get("CPU", 0) / self.cpus)
+        if self.gpus:
+            room = min(room, int(resources.get("GPU", 0) / self.gpus))
+        if room == 0:
+            self.close()
+            problem = f"has no room for an actor of {self.cpus} cores and {self.gpus} GPUs"
+            raise ConfigError("trainer.executor.address", self.address, problem, "Ask for less, or add nodes.")
+        return room
 
 
 class Actor:
@@ -165,7 +177,12 @@ def _check_reachable(address: str | None) -> None:
     """Fail in seconds where Ray would wait for minutes."""
     host, _, port = str(address).removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as server:
+            if os.environ.get("RAY_USE_TLS", "0") != "1":
+                server.sendall(HTTP2_GREETING)
+                answer = server.recv(len(HTTP2_SETTINGS))
+                if answer[3:4] != HTTP2_SETTINGS[3:4]:
+                    raise ValueError("what answers there is not Ray")
     except (OSError, ValueError) as error:
         problem = f"cannot be reached: {error}"
         raise ConfigError(
