@@ -172,10 +172,13 @@ def one_line(message: str, names: Sequence[str] | None = None) -> str:
         where = f" in {owner[-1]}" if owner else ""
         closest = _closest(unknown[1].rpartition(".")[2], names or _option_names())
         return f"there is no option {unknown[1]!r}{where}.{closest}"
-    missing = re.search(r"Expected a dot import path string: (\S+)", message)
-    if missing:
-        return f"there is no class {missing[1]!r}.{_closest(missing[1], CLASSES)} A class of your own is module.Class."
     keys = ".".join(re.findall(r'Parser key "([\w.]+)"', whole))
+    missing = re.search(r"Expected a dot import path string: (\S+)", whole)
+    if missing:
+        choices = re.search(r"Expected a typing\.Literal\[(.+)\]", whole)
+        listed = " Choose one of " + choices[1].replace("'", "") + "." if choices else ""
+        closest = _closest(missing[1], CLASSES)
+        return f"{keys}: there is no class {missing[1]!r}.{closest}{listed} A class of your own is module.Class."
     mismatch = re.search(r"Expected an? (.+)\. Got value: (.*)", message)
     if mismatch:
         return f"{keys}={mismatch[2]} is not of the expected type, {mismatch[1].replace('typing.', '')}."
