@@ -199,9 +199,9 @@ def test_another_trainer_does_not_change_the_threads(tmp_path, make_data):
     assert seen == {2}
 
 
-@pytest.mark.filterwarnings("ignore:trainer.executor.workers=100000 is more than")
+@pytest.mark.filterwarnings("ignore:trainer.executor.workers=1000 is more than")
 def test_no_more_threads_than_cores_test_a_model(tmp_path, make_data):
-    trainer = run(tmp_path / "run", make_data, rounds=1, executor=Processes(100_000))
+    trainer = run(tmp_path / "run", make_data, rounds=1, executor=Processes(1000))
     assert trainer.evaluator.threads == num_cores()
 
 
