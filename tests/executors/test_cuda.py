@@ -274,7 +274,10 @@ def test_a_client_is_tried_again(data):
         assert same(one.update.tensors, other.update.tensors)
 
 
-def test_an_interrupt_leaves_nothing_behind(data):
+@pytest.fixture
+def interrupted():
+    """A method whose sixth step, of all its copies together, is interrupted."""
+
     class Interrupted(FedAvg):
         steps = 0
 
@@ -284,7 +287,11 @@ def test_an_interrupt_leaves_nothing_behind(data):
                 raise KeyboardInterrupt
             return super().local_losses(batch)
 
-    cohort, method = Cohort(lanes=3, graphs=False), prepared(Interrupted, data)
+    return Interrupted
+
+
+def test_an_interrupt_leaves_nothing_behind(data, interrupted):
+    cohort, method = Cohort(lanes=3, graphs=False), prepared(interrupted, data)
     with pytest.raises(KeyboardInterrupt):
         one_round(cohort, method, data)
     state = initial(method, data.num_clients)
@@ -440,20 +447,11 @@ def test_what_is_given_back_is_free_at_once(data, imitated, graphs, again):
         assert [ref() for ref in held if ref() is not None] == []
 
 
-def test_what_an_interrupted_fit_held_is_free_at_once(data):
-    class Interrupted(FedAvg):
-        steps = 0
-
-        def local_losses(self, batch):
-            Interrupted.steps += 1
-            if Interrupted.steps == 6:
-                raise KeyboardInterrupt
-            return super().local_losses(batch)
-
+def test_what_an_interrupted_fit_held_is_free_at_once(data, interrupted):
     cohort = Cohort(lanes=3, graphs=False)
     with no_garbage_collection():
         try:
-            one_round(cohort, prepared(Interrupted, data), data)
+            one_round(cohort, prepared(interrupted, data), data)
         except KeyboardInterrupt:
             held = held_by(cohort)
         cohort.close()

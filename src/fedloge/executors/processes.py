@@ -352,7 +352,7 @@ def room_for_workers(method: Method, data: FederatedData | None) -> int:
         problem = f"needs the script in a file, for the workers to import; {script!r} is none"
         raise ConfigError("trainer.executor", "processes", problem, "Save it, or take serial.")
     try:
-        _tensor_bytes(method)
+        _tensor_bytes(method)  # goes as plain bytes; here it only has to be possible
         shared = _bytes_down(method) + _tensor_bytes(data)
     except Exception as error:
         problem = f"cannot send method or data to a worker: {error}"
