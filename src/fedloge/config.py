@@ -175,8 +175,12 @@ def one_line(message: str, names: Sequence[str] | None = None) -> str:
     keys = ".".join(re.findall(r'Parser key "([\w.]+)"', whole))
     missing = re.search(r"Expected a dot import path string: (\S+)", whole)
     if missing:
-        choices = re.search(r"Expected a typing\.Literal\[(.+)\]", whole)
-        listed = " Choose one of " + choices[1].replace("'", "") + "." if choices else ""
+        literal = re.search(r"Expected a typing\.Literal\[(.+)\]", whole)
+        choices = literal[1].replace("'", "").split(", ") if literal else []
+        if missing[1] in choices:
+            others = ", ".join(choice for choice in choices if choice != missing[1])
+            return f"{keys}={missing[1]} has no options of its own. Name one of {others}, before its options."
+        listed = f" Choose one of {', '.join(choices)}." if choices else ""
         closest = _closest(missing[1], CLASSES)
         return f"{keys}: there is no class {missing[1]!r}.{closest}{listed} A class of your own is module.Class."
     mismatch = re.search(r"Expected an? (.+)\. Got value: (.*)", message)

@@ -201,6 +201,7 @@ BAD = {
     "--model=FedNope": "model: there is no class 'FedNope'",
     "--model.backbone=Nope": "model.backbone: there is no class 'Nope'",
     "--trainer.executor=nope": "trainer.executor: there is no class 'nope'. Choose one of auto, serial, processes, ray",
+    "--trainer.executor.workers=2": "trainer.executor=auto has no options of its own. Name one of serial,",
     "--data.source=Digit": "no class 'Digit'. Did you mean 'Digits'?",
     "--trainer.accelerator=cuda": "trainer.accelerator='cuda' cannot be used",
     "--model.backbone.init_args.channels=[4]": "out_features=4 is too small for 10 equiangular classes",
