@@ -60,14 +60,14 @@ def measure(num_clients: int, memory_limit: int) -> dict[str, Any]:
     """One round with every client, in this process."""
     import torch
 
-    import fedloge.state
+    import fedloge.federation.state
     from fedloge.data import Arrays, FederatedDataModule
     from fedloge.methods import FedLoGe
     from fedloge.models import SmallCNN
     from fedloge.trainer import FederatedTrainer
 
     torch.set_num_threads(1)
-    fedloge.state.MEMORY_LIMIT_BYTES = memory_limit
+    fedloge.federation.state.MEMORY_LIMIT_BYTES = memory_limit
     generator = torch.Generator().manual_seed(0)
     count = num_clients * IMAGES_PER_CLIENT
     labels, test_labels = torch.arange(count) % NUM_CLASSES, torch.arange(1000) % NUM_CLASSES

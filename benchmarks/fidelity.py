@@ -31,8 +31,8 @@ from benchmarks.facts import CONFIGS, facts, table
 from benchmarks.released import COLUMNS, METHODS, SETTINGS, Curves, Setting, curves
 from benchmarks.worker import versions
 from fedloge import cli
-from fedloge.checkpoint import RunFolder
 from fedloge.errors import FedlogeError
+from fedloge.runs.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 

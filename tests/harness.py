@@ -3,9 +3,9 @@
 import torch
 
 from fedloge.executors import ClientTask, LocalSettings, Serial
+from fedloge.federation.state import ClientStore, FederatedState
 from fedloge.methods import Client
 from fedloge.models import SmallCNN
-from fedloge.state import ClientStore, FederatedState
 
 
 def build(method, seed=0, **options):

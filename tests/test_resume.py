@@ -15,15 +15,15 @@ import torch
 from broken import Faulty, is_faulty
 from conftest import tiny_source
 from fedloge.callbacks import FederatedCallback
-from fedloge.checkpoint import RunFolder
 from fedloge.data import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import Cohort, Processes, Ray, Serial
-from fedloge.interrupts import Interrupted, Interrupts
+from fedloge.federation.state import ClientStore
 from fedloge.methods import CReFF, FedAvg, FedLoGe, FedNH, FedYoYo, RatioLoss
 from fedloge.models import SmallCNN
-from fedloge.runs import Run
-from fedloge.state import ClientStore
+from fedloge.runs.folder import RunFolder
+from fedloge.runs.run import Run
+from fedloge.system.interrupts import Interrupted, Interrupts
 from tiny_runs import child, content, die_at, hold_lock, run_tiny
 
 RANDOM_KILLS = 50
@@ -342,7 +342,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "run")
     state, about = folder.load("last"), folder.about("last")
     monkeypatch.setattr(
-        "fedloge.checkpoint.write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        "fedloge.runs.folder.write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     with pytest.raises(RunError, match="cannot be written: No space left"):
         folder.save("last", state, {})

@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 from fedloge import tracking
-from fedloge.checkpoint import RunFolder
 from fedloge.cli import main
 from fedloge.errors import ConfigError
+from fedloge.runs.folder import RunFolder
 from fedloge.trainer import FederatedTrainer
 from wandb_files import read_runs
 

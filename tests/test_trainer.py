@@ -7,13 +7,13 @@ import torch
 
 from broken import Locked
 from fedloge import FedAvg, FederatedCallback, FederatedTrainer, FedLoGe
-from fedloge.checkpoint import RunFolder
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation import Evaluator
 from fedloge.executors import Processes
 from fedloge.executors.processes import num_cores
 from fedloge.methods.base import Client
 from fedloge.models import SmallCNN
+from fedloge.runs.folder import RunFolder
 
 TIMES = ("time/round_s",)
 

@@ -12,10 +12,10 @@ import torch
 from lightning import seed_everything
 
 from conftest import tiny_source
-from fedloge.checkpoint import RunFolder
 from fedloge.data import FederatedDataModule
 from fedloge.methods import FedLoGe
 from fedloge.models import SmallCNN
+from fedloge.runs.folder import RunFolder
 from fedloge.trainer import FederatedTrainer
 
 

@@ -15,17 +15,17 @@ from benchmarks.contenders import UnavailableError
 from benchmarks.contenders.exchanging import drift
 from benchmarks.prepare import build_method, data_module
 from benchmarks.problem import DIM, Arrays, Problem, to_arrays
-from fedloge.aggregation import weighted_mean
 from fedloge.callbacks import FederatedCallback
-from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import Evaluation
 from fedloge.executors import ClientResult, ClientTask
+from fedloge.federation.aggregation import weighted_mean
+from fedloge.federation.seeding import SERVER, Stream, generator
+from fedloge.federation.state import ClientUpdate, FederatedState, SharedState, Tensors
 from fedloge.methods import FedAvg
 from fedloge.methods.base import Client, Method
-from fedloge.seeding import SERVER, Stream, generator
-from fedloge.state import ClientUpdate, FederatedState, SharedState, Tensors
+from fedloge.system.cpu import configure_cpu
 from fedloge.trainer import FederatedTrainer
 
 

@@ -12,8 +12,8 @@ from benchmarks.clock import Clock
 from benchmarks.contenders.fedloge import build, make_trainer, started
 from benchmarks.problem import Arrays, Problem
 from fedloge.evaluation.metrics import confusion
+from fedloge.federation.state import FederatedState, Tensors
 from fedloge.methods.base import Method, View
-from fedloge.state import FederatedState, Tensors
 
 
 def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: Clock) -> Arrays:

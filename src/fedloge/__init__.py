@@ -28,8 +28,8 @@ _HOME = {
     "LogitAdjustment": "fedloge.methods",
     "RatioLoss": "fedloge.methods",
     "Backbone": "fedloge.models",
-    "Run": "fedloge.runs",
-    "load_run": "fedloge.runs",
+    "Run": "fedloge.runs.run",
+    "load_run": "fedloge.runs.run",
 }
 __all__ = list(_HOME)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedloge.errors import FedlogeError
 
 if TYPE_CHECKING:
-    from fedloge.cells import Cell
+    from fedloge.experiments.runner import Cell
 
 USAGE = """usage: fedloge VERB ...
 
@@ -95,7 +95,7 @@ def resume(args: Sequence[str]) -> int:
     parser.add_argument("--checkpoint", choices=("last", "previous"), default="last", help="which one to go on from")
     known, overrides = parser.parse_known_args(args)
 
-    from fedloge.runs import run_config
+    from fedloge.runs.run import run_config
 
     return _fit([*run_config(known.run), f"--trainer.run_dir={known.run}", *overrides], known.checkpoint)
 
@@ -111,7 +111,7 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     from rich.console import Console
 
     from fedloge.config import SaveConfig, build
-    from fedloge.progress import JsonProgress, RunProgress
+    from fedloge.report.progress import JsonProgress, RunProgress
     from fedloge.report.write import WriteReport
     from fedloge.tracking import agent_options
 
@@ -134,7 +134,7 @@ def test(args: Sequence[str]) -> int:
     parser = _parser("test", "Evaluate a saved run again; nothing is written.")
     known, overrides = parser.parse_known_args(args)
 
-    from fedloge.runs import test_run
+    from fedloge.runs.run import test_run
 
     _print_table(test_run(known.run, overrides))
     return 0
@@ -157,7 +157,7 @@ def realign(args: Sequence[str]) -> int:
     options = vars(known)
     run, output_dir = options.pop("run"), options.pop("output_dir")
 
-    from fedloge.runs import realign_run
+    from fedloge.runs.run import realign_run
 
     summary, folder = realign_run(run, options, output_dir, overrides)
     _print_table(summary)
@@ -181,9 +181,9 @@ def compare(args: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from fedloge.compare import load_comparison
-    from fedloge.report.comparison import comparison_table, write_comparison
-    from fedloge.report.live import CellProgress
+    from fedloge.experiments.compare import load_comparison
+    from fedloge.experiments.live import CellProgress
+    from fedloge.experiments.tables import comparison_table, write_comparison
 
     comparison = load_comparison(known.config, overrides)
     with CellProgress() as progress:
@@ -213,9 +213,9 @@ def study(args: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from fedloge.report.live import CellProgress
-    from fedloge.report.study import banner, check_measures, study_table, study_values, write_study
-    from fedloge.study import load_study
+    from fedloge.experiments.live import CellProgress
+    from fedloge.experiments.study import load_study
+    from fedloge.experiments.study_report import banner, check_measures, study_table, study_values, write_study
 
     console, failed = Console(), 0
     studies = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
@@ -252,9 +252,9 @@ def sweep(args: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from fedloge.report.live import CellProgress
-    from fedloge.report.sweep import best_note, sweep_table, write_sweep
-    from fedloge.sweep import load_sweep
+    from fedloge.experiments.live import CellProgress
+    from fedloge.experiments.sweep import load_sweep
+    from fedloge.experiments.sweep_report import best_note, sweep_table, write_sweep
 
     plan = load_sweep(file, overrides, **settings)
     with CellProgress(rows="setting") as progress:
@@ -276,8 +276,8 @@ def predict(args: Sequence[str]) -> int:
     parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
     known, overrides = parser.parse_known_args(args)
 
-    from fedloge.use.models import load_finished
-    from fedloge.use.predict import predict_images, print_predictions
+    from fedloge.inference.models import load_finished
+    from fedloge.inference.predict import predict_images, print_predictions
 
     run = load_finished(known.run, overrides)
     predictions = list(predict_images(run, known.images, known.client, known.convert))
@@ -293,8 +293,8 @@ def export(args: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     known, overrides = parser.parse_known_args(args)
 
-    from fedloge.use.export import export_models
-    from fedloge.use.models import load_finished
+    from fedloge.inference.export import export_models
+    from fedloge.inference.models import load_finished
 
     files = export_models(load_finished(known.run, overrides), known.client, known.format, known.output)
     for file in files:
@@ -311,8 +311,8 @@ def new_client(args: Sequence[str]) -> int:
     parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
     known, overrides = parser.parse_known_args(args)
 
-    from fedloge.use.models import load_finished
-    from fedloge.use.new_client import add_client
+    from fedloge.inference.models import load_finished
+    from fedloge.inference.new_client import add_client
 
     run = load_finished(known.run, overrides)
     folder, about = add_client(run, known.data, known.output, known.epochs, known.convert)
@@ -356,8 +356,8 @@ def analyze(args: Sequence[str]) -> int:
         raise FedlogeError("several runs are shown side by side in a folder of their own. Give --output=DIR.")
 
     from fedloge.analysis import analyze_run, analyze_runs
-    from fedloge.analysis.collapse.output import print_table
     from fedloge.analysis.text import headline
+    from fedloge.collapse.lab.output import print_table
 
     options = {"state": known.state, "classes": known.classes}
     if len(known.runs) > 1:
@@ -396,7 +396,7 @@ def doctor(args: Sequence[str]) -> int:
     description = "Print the environment, versions and devices, and what is missing."
     argparse.ArgumentParser(prog="fedloge doctor", description=description).parse_args(args)
 
-    from fedloge import doctor as office
+    from fedloge.system import doctor as office
 
     checks = office.examine()
     print(office.report(checks))
@@ -405,7 +405,7 @@ def doctor(args: Sequence[str]) -> int:
 
 def collapse(args: Sequence[str]) -> int:
     """``fedloge collapse``."""
-    from fedloge.analysis.collapse.command import main
+    from fedloge.collapse.lab.command import main
 
     return main(args)
 

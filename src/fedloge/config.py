@@ -19,12 +19,12 @@ import fedloge.data.sources
 import fedloge.methods
 import fedloge.models
 from fedloge.callbacks import FederatedCallback
-from fedloge.cells import EXECUTION, flatten
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
 from fedloge.errors import FedlogeError, RunError
 from fedloge.executors import BY_NAME
 from fedloge.executors.base import quiet_lightning
+from fedloge.experiments.runner import EXECUTION, flatten
 from fedloge.methods.base import Method
 from fedloge.models.base import Backbone
 from fedloge.trainer import FederatedTrainer

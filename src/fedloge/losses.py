@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedloge.state import Tensors
+from fedloge.federation.state import Tensors
 
 
 def proximal(parameters: Iterable[tuple[str, Tensor]], anchor: Tensors) -> Tensor:

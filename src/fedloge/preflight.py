@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedloge.federation.state import FederatedState, num_bytes
 from fedloge.methods.base import Client, Method, Phase
-from fedloge.state import FederatedState, num_bytes
 
 if TYPE_CHECKING:
     from fedloge.trainer import FederatedTrainer

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloge.callbacks import FederatedCallback
-from fedloge.checkpoint import LOCK, RunFolder
 from fedloge.errors import ConfigError, FedlogeError
+from fedloge.runs.folder import LOCK, RunFolder
 
 if TYPE_CHECKING:
     from fedloge.trainer import FederatedTrainer

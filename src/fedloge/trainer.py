@@ -16,9 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from fedloge.callbacks import FederatedCallback
-from fedloge.checkpoint import LAST, MARKER, RunFolder, class_rows, client_rows, confusion_rows
 from fedloge.checks import check_choice, check_least, check_not_negative, check_share, check_threads
-from fedloge.cpu import configure_cpu
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
@@ -26,14 +24,16 @@ from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
 from fedloge.executors.base import quiet_lightning
 from fedloge.executors.processes import num_cores
-from fedloge.interrupts import Interrupted, Interrupts
+from fedloge.federation.sampling import sample_cohort
+from fedloge.federation.seeding import SERVER, Stream, generator
+from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, num_bytes
 from fedloge.methods.base import Client, Method, Phase, ServerData, within_any
 from fedloge.preflight import Cost, preflight
-from fedloge.profiling import Profile
-from fedloge.sampling import sample_cohort
-from fedloge.seeding import SERVER, Stream, generator
-from fedloge.state import ClientStore, ClientUpdate, FederatedState, num_bytes
-from fedloge.summary import Result, summarize
+from fedloge.runs.folder import LAST, MARKER, RunFolder, class_rows, client_rows, confusion_rows
+from fedloge.runs.summary import Result, summarize
+from fedloge.system.cpu import configure_cpu
+from fedloge.system.interrupts import Interrupted, Interrupts
+from fedloge.system.profiling import Profile
 from fedloge.tracking import Tracking, split_names
 
 

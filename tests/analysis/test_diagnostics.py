@@ -9,7 +9,7 @@ from fedloge.analysis.features import Features, Head, Subject
 from fedloge.analysis.figures import FIGURES
 from fedloge.analysis.text import comparison_markdown, headline, markdown
 from fedloge.errors import ConfigError
-from fedloge.state import ClientStore, FederatedState, SharedState
+from fedloge.federation.state import ClientStore, FederatedState, SharedState
 
 NAMES = ("cat", "dog", "eel")
 

@@ -10,9 +10,9 @@ import torch
 from benchmarks import facts, fidelity
 from benchmarks.fidelity import compare, main, measured
 from benchmarks.released import COLUMNS, CURVES, PARTITIONS, SETTINGS, TRACES, curves
-from fedloge.checkpoint import RunFolder
 from fedloge.errors import FedlogeError
 from fedloge.etf import geometry, simplex_etf, solve_adam, sparse_mask
+from fedloge.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 RELEASED = ROOT.parent / "shared" / "reference"

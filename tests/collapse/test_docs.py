@@ -22,6 +22,6 @@ def test_the_page_names_what_is_there():
 
 @pytest.mark.parametrize("module", ["measure"])
 def test_docstrings(module):
-    results = doctest.testmod(importlib.import_module(f"fedloge.analysis.collapse.{module}"))
+    results = doctest.testmod(importlib.import_module(f"fedloge.collapse.{module}"))
     assert results.attempted > 0
     assert results.failed == 0

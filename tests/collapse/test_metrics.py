@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedloge import collapse
-from fedloge.analysis.collapse import metrics
+from fedloge.collapse import metrics
 from fedloge.errors import ConfigError
 from fedloge.etf import simplex_etf
 

@@ -11,7 +11,7 @@ from fedloge.data import FederatedDataModule, ImageLists, ImageNetLT, INaturalis
 from fedloge.data.augment import normalise
 from fedloge.errors import ConfigError, DataError
 from fedloge.evaluation.shots import shots
-from fedloge.use.images import open_images
+from fedloge.inference.images import open_images
 from image_trees import COUNTS, imagenet_lt, inaturalist, write_image
 
 SMALL = {"num_classes": 5, "image_size": 7, "stored_size": 8}

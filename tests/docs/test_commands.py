@@ -105,7 +105,7 @@ def check_fidelity(words):
 
 def check_study(words):
     """The study has rows at that scale."""
-    from fedloge.study import load_study
+    from fedloge.experiments.study import load_study
 
     file, scale, *overrides = words[2:]
     assert load_study(file, scale.removeprefix("--scale="), overrides).entries
@@ -113,8 +113,8 @@ def check_study(words):
 
 def check_huggingface(words):
     """The options are accepted."""
-    from fedloge.analysis.collapse.command import parse
-    from fedloge.analysis.collapse.huggingface import HuggingFace
+    from fedloge.collapse.lab.command import parse
+    from fedloge.collapse.lab.huggingface import HuggingFace
 
     parse(HuggingFace, words[3:], " ".join(words[:3]))
 

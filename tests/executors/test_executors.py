@@ -17,11 +17,11 @@ from fedloge.data import Arrays
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import ClientFailure, ClientTask, LocalSettings, Processes, Serial, make_executor
 from fedloge.executors.base import ClientResult, largest_first, local_trainer
-from fedloge.executors.cuda import Cohort
+from fedloge.executors.cuda.executor import Cohort
 from fedloge.executors.processes import Slab, _context, _work
+from fedloge.federation.state import ClientUpdate, FederatedState
 from fedloge.methods import CReFF, Ditto, FedAvg, FedLoGe, FedProx, FedRep
 from fedloge.models import CifarResNet
-from fedloge.state import ClientUpdate, FederatedState
 from harness import build, initial, same
 
 UNGUARDED_SCRIPT = """

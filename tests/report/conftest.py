@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedloge.checkpoint import RunFolder, class_rows, client_rows, confusion_rows
 from fedloge.data.partition import Partition
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import ClientScore, Evaluation
 from fedloge.evaluation.shots import shots
-from fedloge.summary import Result, summarize
+from fedloge.runs.folder import RunFolder, class_rows, client_rows, confusion_rows
+from fedloge.runs.summary import Result, summarize
 
 
 def make_partition(num_classes, num_clients, rng):

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedloge.analysis.collapse.output import Output
 from fedloge.analysis.diagnostics import Analysis, client_key, client_rows, describe, diagnose
 from fedloge.analysis.features import Stage, Subject, open_subject
 from fedloge.analysis.figures import FIGURES
 from fedloge.analysis.frames import norm_rows
 from fedloge.analysis.text import comparison_markdown, headline, markdown
+from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.shots import SHOTS
 from fedloge.report.run_data import run_names
-from fedloge.storage import clear_os_errors
+from fedloge.system.storage import clear_os_errors
 
 RESULT = "analysis.json"
 

@@ -11,15 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedloge.analysis.collapse.streaming import check_features
 from fedloge.checks import check_choice
+from fedloge.collapse.streaming import check_features
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import FedlogeError, RunError
 from fedloge.evaluation.shots import shots
+from fedloge.federation.state import FederatedState, Tensors
 from fedloge.methods.base import Batch, Client, Method, within_any
 from fedloge.models.heads import FixedLinear
-from fedloge.runs import load_run
-from fedloge.state import FederatedState, Tensors
+from fedloge.runs.run import load_run
 
 Stage = Literal["last", "final"]
 """As trained, or after realignment or fine-tuning."""

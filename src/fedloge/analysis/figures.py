@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.analysis.collapse.figures import COLOURS, new_figure, norm_panel, plain_ticks
+from fedloge.collapse.lab.figures import COLOURS, new_figure, norm_panel, plain_ticks
 from fedloge.report.figures.base import SHOT_COLORS
 from fedloge.report.figures.heads import SYMBOLS
 

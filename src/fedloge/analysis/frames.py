@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedloge.analysis.collapse.metrics import moments
-from fedloge.analysis.collapse.norms import compare
-from fedloge.analysis.collapse.theory import norm_exponent
+from fedloge.collapse.lab.norms import compare
+from fedloge.collapse.lab.theory import norm_exponent
+from fedloge.collapse.metrics import moments
 from fedloge.etf import geometry
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fedloge.analysis.collapse.pruning import pruned_hits
 from fedloge.analysis.features import Features, Head
+from fedloge.collapse.pruning import pruned_hits
 from fedloge.evaluation.shots import SHOTS
 
 RATIOS = tuple(step / 20 for step in range(21))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedloge.analysis.collapse.output import cell
 from fedloge.analysis.figures import head_symbol
+from fedloge.collapse.lab.output import cell
 from fedloge.report.headline import Table
 from fedloge.report.text import markdown_table
 

@@ -17,7 +17,7 @@ from fedloge.data.longtail import Profile, found_factor, long_tail, max_over_min
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition
 from fedloge.data.sources.base import Dataset, Source
 from fedloge.errors import ConfigError, DataError
-from fedloge.seeding import SERVER, Stream, generator
+from fedloge.federation.seeding import SERVER, Stream, generator
 
 PAPER_SHUFFLE_SEED = 0
 """Of the shuffle that chooses the images of the published long-tailed sets."""

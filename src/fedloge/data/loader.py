@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedloge.data.augment import Augment, Draws, augment, centre, draw, normalise
 from fedloge.data.images import Images, gather_batches
-from fedloge.seeding import Stream, generator
+from fedloge.federation.seeding import Stream, generator
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedloge.evaluation import metrics
 from fedloge.evaluation.shots import SHOTS, ShotRule, shots
+from fedloge.federation.state import FederatedState, SharedState, Tensors
 from fedloge.methods.base import Client, Method, View, within_any
-from fedloge.state import FederatedState, SharedState, Tensors
 
 MaskAbsent = Literal["off", "train", "test"]
 PersonalShots = Literal["global", "own"]

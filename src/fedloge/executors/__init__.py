@@ -15,7 +15,7 @@ from fedloge.executors.base import (
     LocalSettings,
     Outcome,
 )
-from fedloge.executors.cuda import Cohort, obstacle
+from fedloge.executors.cuda.executor import Cohort, obstacle
 from fedloge.executors.processes import Processes, num_cores, refuse_unguarded, room_for_workers
 from fedloge.executors.ray import Ray
 from fedloge.executors.serial import Serial

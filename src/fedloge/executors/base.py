@@ -19,10 +19,10 @@ from lightning import Trainer
 from lightning.fabric.utilities import registry
 from lightning.pytorch.profilers import SimpleProfiler
 
+from fedloge.federation.seeding import Stream, derive
+from fedloge.federation.state import ClientStore, ClientUpdate, SharedState, Tensors
 from fedloge.methods.base import Batch, Client, Method, Phase
-from fedloge.profiling import Profile, fit_seconds
-from fedloge.seeding import Stream, derive
-from fedloge.state import ClientStore, ClientUpdate, SharedState, Tensors
+from fedloge.system.profiling import Profile, fit_seconds
 
 Worker = TypeVar("Worker")
 

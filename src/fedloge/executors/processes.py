@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, multiprocessing
 
 from fedloge.checks import MAX_THREADS, check_threads
-from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
     ClientFailure,
@@ -33,8 +32,9 @@ from fedloge.executors.base import (
     attempt_client,
     largest_first,
 )
+from fedloge.federation.state import ClientStore, SharedState, Tensors, num_bytes
 from fedloge.methods.base import Method
-from fedloge.state import ClientStore, SharedState, Tensors, num_bytes
+from fedloge.system.cpu import configure_cpu
 
 WAITING_BYTES = 2**30
 """Results that wait for their turn may take this much memory, but at least four a worker may wait."""

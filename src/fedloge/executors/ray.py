@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 from fedloge.checks import check_least, check_not_negative, check_positive
-from fedloge.cpu import configure_cpu
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
     ClientTask,
@@ -21,8 +20,9 @@ from fedloge.executors.base import (
     attempt_client,
     largest_first,
 )
+from fedloge.federation.state import ClientStore, SharedState, Tensors
 from fedloge.methods.base import Method
-from fedloge.state import ClientStore, SharedState, Tensors
+from fedloge.system.cpu import configure_cpu
 
 CONNECT_SECONDS = 5
 HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"

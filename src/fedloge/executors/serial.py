@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedloge.executors.base import ClientTask, Executor, Outcome, attempt_client
-from fedloge.state import ClientStore, SharedState
+from fedloge.federation.state import ClientStore, SharedState
 
 
 class Serial(Executor):

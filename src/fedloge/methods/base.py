@@ -10,12 +10,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from fedloge.aggregation import weighted_mean
 from fedloge.checks import check_choice, check_not_negative
-from fedloge.devices import upload
 from fedloge.errors import ConfigError
+from fedloge.federation.aggregation import weighted_mean
+from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
 from fedloge.models.base import Backbone
-from fedloge.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
+from fedloge.system.devices import upload
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloge.checks import check_least, check_not_negative
+from fedloge.federation.state import ClientUpdate, FederatedState, Tensors
 from fedloge.losses import head_gradients
 from fedloge.methods.base import Batch, View
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear, linear_init
-from fedloge.state import ClientUpdate, FederatedState, Tensors
 
 
 class CReFF(FedAvg):

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from fedloge.checks import check_choice, check_not_negative
+from fedloge.federation.state import FederatedState
 from fedloge.methods.base import Client, Phase, TrainClients
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
-from fedloge.state import FederatedState
 
 
 class FedAvgFT(FedAvg):

@@ -7,11 +7,11 @@ from functools import cached_property
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedloge.aggregation import average_personal
 from fedloge.errors import ConfigError
+from fedloge.federation.aggregation import average_personal
+from fedloge.federation.state import ClientStore, Tensors
 from fedloge.methods.base import Client, within_any
 from fedloge.methods.fedavg import FedAvg
-from fedloge.state import ClientStore, Tensors
 
 
 class FedBN(FedAvg):

@@ -13,10 +13,10 @@ from torch.nn import functional
 from fedloge.checks import check_choice, check_least, check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.etf import simplex_etf
+from fedloge.federation.state import FederatedState
 from fedloge.losses import balanced_softmax, dot_regression
 from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
 from fedloge.models.base import Backbone
-from fedloge.state import FederatedState
 
 ALTERNATION = {"etf": 0.1, "projection": 0.05}
 """What fine-tuning trains in turn, three epochs each, with the authors' learning rates."""

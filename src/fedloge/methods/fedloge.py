@@ -13,12 +13,12 @@ from torch.nn import functional
 from fedloge.checks import check_choice, check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.etf import Frame, check_sse_c, sparse_mask, sse_c
+from fedloge.federation.state import FederatedState, Tensors
 from fedloge.losses import dot_regression
 from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear, linear_init, random_head
 from fedloge.realign import ga_fr, la_fr, la_fr_by_distribution
-from fedloge.state import FederatedState, Tensors
 
 FixedClassifier = Literal["sse_c", "xavier", "gaussian", "uniform", "orthogonal", "kaiming"]
 PMRule = Literal["la", "phi+la", "la+psi", "phi+psi"]

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from fedloge.checks import check_share
 from fedloge.etf import closest_frame, simplex_etf
+from fedloge.federation.state import ClientUpdate, FederatedState, Tensors
 from fedloge.methods.base import Batch, Method, Phase, View
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear
-from fedloge.state import ClientUpdate, FederatedState, Tensors
 
 
 class FedNH(Method):

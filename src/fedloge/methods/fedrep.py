@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedloge.aggregation import average_personal
 from fedloge.checks import check_not_negative
 from fedloge.errors import ConfigError
+from fedloge.federation.aggregation import average_personal
+from fedloge.federation.state import ClientStore, FederatedState, Tensors
 from fedloge.methods.base import Client, Phase, TrainClients
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
-from fedloge.state import ClientStore, FederatedState, Tensors
 
 
 class FedRep(FedAvg):

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedloge.checks import check_least, check_not_negative, check_positive, check_share
+from fedloge.federation.state import ClientUpdate, FederatedState, Tensors
 from fedloge.methods.base import Batch, View
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
 from fedloge.models.heads import linear_init
-from fedloge.state import ClientUpdate, FederatedState, Tensors
 
 SMALLEST_PRIOR = 1e-8
 

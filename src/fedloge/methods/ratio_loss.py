@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloge.checks import check_least, check_not_negative
+from fedloge.federation.state import ClientUpdate, FederatedState, Tensors
 from fedloge.losses import head_gradients, update_ratios
 from fedloge.methods.base import Batch
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
-from fedloge.state import ClientUpdate, FederatedState, Tensors
 
 
 class RatioLoss(FedAvg):

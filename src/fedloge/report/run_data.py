@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedloge.checkpoint import RunFolder
 from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.errors import DataError, RunError
+from fedloge.runs.folder import RunFolder
 
 BEFORE = "_before"
 """Suffix of a view whose numbers are from before the last step of the method (realignment, fine-tuning)."""

@@ -1,0 +1,1 @@
+"""A cohort of clients trained at once on a GPU, with CUDA graphs on parallel streams."""

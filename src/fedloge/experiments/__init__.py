@@ -1,0 +1,1 @@
+"""Many runs under one plan: comparisons, sweeps and the paper's studies."""

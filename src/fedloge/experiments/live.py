@@ -1,0 +1,77 @@
+"""Where the cells of a study are, live in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import COLUMNS, column_values, percent, read_summary
+from fedloge.report.progress import redraws
+
+
+class CellProgress:
+    """The live view of many runs; where the output is not a terminal, a line for each that is done.
+
+    Args:
+        console: Where to print; standard output by default.
+        rows: What a row stands for.
+    """
+
+    def __init__(self, console: Console | None = None, rows: str = "method") -> None:
+        self.console, self.rows = console or Console(), rows
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._told: set[tuple[str, int]] = set()
+
+    def __enter__(self) -> CellProgress:
+        if redraws(self.console):
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._live.stop()
+
+    def update(self, cells: Sequence[Cell]) -> None:
+        """Show where the cells are."""
+        if redraws(self.console):
+            self._live.update(live_table(cells, self.rows), refresh=True)
+            return
+        for cell in cells:
+            key = cell.name, cell.seed
+            if (cell.done or cell.error) and key not in self._told:
+                self._told.add(key)
+                self.console.print(
+                    f"{len(self._told)}/{len(cells)}  {cell.name}, seed {cell.seed}: {cell_status(cell)}"
+                )
+
+
+def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
+    """Where every cell is: waiting, which round, its result, or that it failed."""
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+    done = sum(cell.done for cell in cells)
+    table = Table(title=f"{done} of {len(cells)} runs done; GM / PM (%)")
+    table.add_column(rows, no_wrap=True)
+    for seed in seeds:
+        table.add_column(f"seed {seed}", justify="right", no_wrap=True)
+    for name in dict.fromkeys(cell.name for cell in cells):
+        by_seed = {cell.seed: cell for cell in cells if cell.name == name}
+        table.add_row(name, *(cell_status(by_seed[seed]) if seed in by_seed else "" for seed in seeds))
+    return table
+
+
+def cell_status(cell: Cell) -> str:
+    """A cell in a few words."""
+    if cell.error:
+        return "[red]failed[/]"
+    if cell.done:
+        summary = read_summary(cell)
+        return " / ".join(percent(column_values([summary], COLUMNS[column])) for column in ("GM", "PM"))
+    metrics = cell.run / "metrics.csv"
+    if not metrics.is_file():
+        return "[dim]starting[/]" if (cell.run / "environment.json").is_file() else "[dim]waiting[/]"
+    last = metrics.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+    return f"[dim]round {last.partition(',')[0]}[/]"

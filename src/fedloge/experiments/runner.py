@@ -1,0 +1,241 @@
+"""Many runs of one study: each a cell with a folder of its own, several at once, those already done skipped."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedloge.checks import check_least
+from fedloge.errors import FedlogeError, RunError
+
+Options = Mapping[str, Any]
+"""A nested mapping, as in a YAML file for ``fedloge fit``."""
+
+EXECUTION = (
+    *(f"trainer.{name}" for name in ("executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
+    *(f"trainer.{name}" for name in ("checkpoint_every", "accelerator", "devices")),
+    "report",
+)
+"""Options that say where and how a run is done; its result does not depend on them."""
+
+
+@dataclass
+class Cell:
+    """A run of a study.
+
+    Args:
+        name: Of its row, for example a method.
+        seed: Of the run.
+        options: For ``fedloge fit``, nested as in YAML; for ``fedloge realign`` where there is a source.
+        folder: Where its row's cells are.
+        source: The cell whose trained run is realigned, in place of training.
+        error: Why it failed, if it did.
+    """
+
+    name: str
+    seed: int
+    options: Options
+    folder: Path
+    source: Cell | None = None
+    error: str | None = field(default=None, compare=False)
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder / f"seed-{self.seed}"
+
+    @property
+    def config(self) -> Path:
+        """The options as a file."""
+        return self.folder / f"seed-{self.seed}.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.folder / f"seed-{self.seed}.log"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished."""
+        return (self.run / "summary.json").is_file()
+
+    def check(self) -> None:
+        """Refuse to mix runs of different options in one study.
+
+        Raises:
+            RunError: Naming the options in which the run that is there differs.
+        """
+        if not self.run.exists():
+            return
+        old = meaning(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
+        new = meaning(self.options)
+        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if differing:
+            key = differing[0]
+            raise RunError(
+                f"{str(self.run)!r} was run with other options ({key}: {old.get(key)!r} there, {new.get(key)!r} now; "
+                f"{len(differing)} differ). Choose another --output_dir, or delete that folder to run it again."
+            )
+
+
+def run_cells(
+    cells: Sequence[Cell], jobs: int | None = None, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None
+) -> Sequence[Cell]:
+    """Run the cells that are not done, several at once, each in a process of its own; one that was cut off goes on.
+
+    A cell that fails keeps the last line of its log as its ``error``; the others go on. One that realigns another's run
+    waits for it.
+
+    Args:
+        cells: In the order to run them in.
+        jobs: Processes at once; None takes one per core.
+        on_change: Called with the cells several times a second.
+
+    Returns:
+        The cells.
+
+    Raises:
+        RunError: If one of them was run with other options before.
+    """
+    check_least("jobs", jobs, 1)
+    from fedloge.system.storage import clear_os_errors
+
+    for cell in cells:
+        cell.check()
+    jobs = jobs or os.cpu_count() or 1
+    start = _context()
+    waiting = [cell for cell in cells if not cell.done]
+    running: list[tuple[Cell, BaseProcess]] = []
+    try:
+        while waiting or running:
+            for cell in [cell for cell in waiting if cell.source and cell.source.error]:
+                waiting.remove(cell)
+                cell.error = "the run that it realigns failed"
+            ready = [cell for cell in waiting if cell.source is None or cell.source.done]
+            for cell in ready[: jobs - len(running)]:
+                waiting.remove(cell)
+                with clear_os_errors(str(cell.folder)):
+                    cell.folder.mkdir(parents=True, exist_ok=True)
+                    cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
+                process = start(target=_in_child, args=(cell,))
+                process.start()
+                running.append((cell, process))
+            time.sleep(0.05)
+            for cell, process in [pair for pair in running if not pair[1].is_alive()]:
+                running.remove((cell, process))
+                cell.error = None if process.exitcode == 0 else _last_line(cell.log)
+            on_change(cells)
+    finally:
+        for _, process in running:
+            process.terminate()
+            process.join()
+    return cells
+
+
+def _context() -> Callable[..., BaseProcess]:
+    """Makes processes that start without importing torch again, where the platform can fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn").Process
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fedloge.config"])
+    return context.Process
+
+
+def fit_cell(cell: Cell) -> None:
+    """``fedloge fit`` of a cell."""
+    from fedloge.cli import main
+
+    code = main(["fit", "--config", str(cell.config), f"--trainer.run_dir={cell.run}", "--report=false", "--resume"])
+    if code:
+        raise SystemExit(code)
+
+
+def realign_cell(cell: Cell) -> None:
+    """``fedloge realign`` of the run of a cell's source; what was cut off is done again."""
+    from fedloge.runs.run import realign_run
+
+    assert cell.source is not None
+    if cell.run.exists():
+        shutil.rmtree(cell.run)
+    realign_run(cell.source.run, cell.options, str(cell.run))
+
+
+def _in_child(cell: Cell) -> None:
+    with cell.log.open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        try:
+            realign_cell(cell) if cell.source else fit_cell(cell)
+        except FedlogeError as error:
+            print(error)
+            log.flush()
+            os._exit(2)
+        except BaseException as error:
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+            log.flush()
+            os._exit(1)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return lines[-1].removeprefix("fedloge: error: ") if lines else "the process was killed"
+
+
+def flatten(options: Options, prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def meaning(options: Options) -> dict[str, Any]:
+    """Nested options by their dotted names, without those that do not change a result."""
+    return {name: value for name, value in flatten(options).items() if not name.startswith(EXECUTION)}
+
+
+def read_mapping(path: str | Path, argument: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        FedlogeError: If it cannot be read, is not YAML or holds something else; names the ``argument``.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FedlogeError(f"{argument}={str(path)!r} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise FedlogeError(f"{argument}={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise FedlogeError(f"{argument}={str(path)!r} holds no mapping.")
+    return content
+
+
+def merged(first: Options, *others: Options) -> dict[str, Any]:
+    """Nested options with those of the others put over them; another ``class_path`` comes with options of its own."""
+    result = copy.deepcopy(dict(first))
+    for other in others:
+        for key, value in other.items():
+            result[key] = _over(result.get(key), value)
+    return result
+
+
+def _over(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return copy.deepcopy(new)
+    replaced = "class_path" in new and new["class_path"] != old.get("class_path")
+    return copy.deepcopy(dict(new)) if replaced else merged(old, new)

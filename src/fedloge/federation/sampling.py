@@ -1,0 +1,17 @@
+"""Which clients take part in a round."""
+
+from __future__ import annotations
+
+import torch
+
+from fedloge.federation.seeding import SERVER, Stream, generator
+
+
+def sample_cohort(seed: int, round: int, num_clients: int, participation: float) -> list[int]:
+    """The clients of a round in increasing order: ``max(floor(participation · K), 1)`` of K, without replacement.
+
+    Depends on its arguments alone, so a resumed run draws the same cohorts.
+    """
+    size = max(int(participation * num_clients + 1e-9), 1)
+    order = torch.randperm(num_clients, generator=generator(seed, round, SERVER, Stream.COHORT))
+    return sorted(order[:size].tolist())

@@ -1,0 +1,115 @@
+"""Which of a run's models: the generic one, that of a client, or that of a client who came later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedloge.errors import ConfigError, RunError
+from fedloge.federation.state import Tensors
+from fedloge.methods.base import View
+from fedloge.runs.folder import RunFolder
+from fedloge.runs.run import Run, load_run
+
+ABOUT, STATE = "client.json", "client.safetensors"
+"""The files of a new client's folder."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the 1 + K models, or that of a new client.
+
+    Args:
+        name: ``generic``, ``client-3``, or a new client's folder.
+        view: Which kind.
+        personal: What stands in place of, or beside, the shared entries.
+    """
+
+    name: str
+    view: View
+    personal: Tensors
+
+
+def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """A run with final models.
+
+    Raises:
+        RunError: If it is not a run, or not finished.
+    """
+    run = load_run(path, overrides)
+    if not (run.folder.path / "checkpoints" / "final").is_dir():
+        raise RunError(f"{str(path)!r} has no final models: the run is not finished.")
+    return run
+
+
+def choose_model(run: Run, client: str | int | None = None) -> Model:
+    """The generic model, or for a client's number or folder its personal one.
+
+    Raises:
+        FedlogeError: If the run has no such model.
+    """
+    if client is None:
+        return Model("generic", "global", run.generic_personal())
+    if str(client).isdecimal():
+        return Model(f"client-{int(client)}", "personal", run.client_personal(int(client)))
+    folder = Path(str(client))
+    if not (folder / ABOUT).is_file():
+        remedy = f"The run has clients 0 to {run.data.num_clients - 1}."
+        raise ConfigError("client", str(client), "is neither a number nor the folder of a new client", remedy)
+    return Model(folder.name, "personal", load_client(run, folder))
+
+
+def all_models(run: Run) -> list[Model]:
+    """The generic model and every client's, as far as the method has them."""
+    generic = [choose_model(run)] if "global" in run.method.views else []
+    clients = range(run.data.num_clients) if "personal" in run.method.views else ()
+    return generic + [choose_model(run, client) for client in clients]
+
+
+def save_client(run: Run, folder: Path, personal: Tensors, about: Mapping[str, Any]) -> None:
+    """Write a new client's entries, and what they belong to, into an empty folder."""
+    free_folder(folder, "output")
+    content = {"method": type(run.method).__name__, "shared_sha256": _shared_sha256(run), **about}
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in personal.items()}, folder / STATE)
+    RunFolder(folder).write_json(ABOUT, content)
+
+
+def load_client(run: Run, folder: Path) -> dict[str, Tensor]:
+    """The entries of a new client.
+
+    Raises:
+        RunError: If they cannot be read, or belong to another run.
+    """
+    about = RunFolder(folder).read_json(ABOUT)
+    if about.get("shared_sha256") != _shared_sha256(run):
+        raise RunError(f"{str(folder)!r} was made for another run than {str(run.folder.path)!r}.")
+    try:
+        return load_file(folder / STATE)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{str(folder / STATE)!r} cannot be read: {error}.") from error
+
+
+def free_folder(folder: Path, argument: str) -> None:
+    """Make a folder, which must not hold anything yet.
+
+    Raises:
+        ConfigError: If it does, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(argument, str(folder), f"cannot be made: {error.strerror}", "Choose another.") from error
+    if any(folder.iterdir()):
+        raise ConfigError(argument, str(folder), "is not empty", f"Choose another --{argument}.")
+
+
+def _shared_sha256(run: Run) -> str:
+    path = run.folder.path / "checkpoints" / "final" / "shared.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()

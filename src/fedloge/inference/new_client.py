@@ -1,0 +1,214 @@
+"""``fedloge new-client``: a personal model for a client that never took part, from its own images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedloge.checks import check_least
+from fedloge.data.images import TensorImages
+from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
+from fedloge.errors import DataError, RunError
+from fedloge.executors import ClientFailure, ClientTask, Serial
+from fedloge.federation.seeding import Stream, generator
+from fedloge.federation.state import ClientStore, FederatedState, Tensors
+from fedloge.inference.images import find_images, open_images
+from fedloge.inference.models import choose_model, free_folder, save_client
+from fedloge.methods.base import Client, Method, Phase, within_any
+from fedloge.runs.run import Run
+
+EPOCHS = 100
+"""Of training a head on the frozen body, unless another number is asked for; on the digits more changes nothing."""
+NEW = 0
+"""The client's number in the run of one client that this is."""
+
+
+class ClientImages:
+    """The images of one client, as local training wants them.
+
+    Args:
+        images: uint8 [n, channels, H, W].
+        labels: int64 [n].
+        num_classes: C.
+        serving: How batches are served.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, serving: Serving) -> None:
+        self.images, self.labels, self.serving = images, labels, serving
+        self.counts: list[int] = torch.bincount(labels, minlength=num_classes).tolist()
+        self.client = Client(NEW, tuple(self.counts))
+
+    def client_counts(self, client: int) -> Sequence[int]:
+        """n_{k,c}, length C."""
+        return self.counts
+
+    def client_batches(self, client: int, device: torch.device | None = None) -> Iterator[Batch]:
+        """The images in order, without augmentation."""
+        everything = torch.arange(len(self.labels))
+        return iter(InOrder(TensorImages(self.images), self.labels, everything, replace(self.serving, device=device)))
+
+    def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> BatchLoader:
+        """Batches; every iteration over it is the next local epoch."""
+        everything, draw = torch.arange(len(self.labels)), Draw(seed, round, client, phase)
+        return BatchLoader(TensorImages(self.images), self.labels, everything, self.serving, draw)
+
+
+def add_client(
+    run: Run, data: str | Path, output: str | Path | None = None, epochs: int = EPOCHS, convert: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Make a personal model from the images of a client that never took part; the run is left as it is.
+
+    FedLoGe: its own φ is trained on the frozen body, then LA-FR takes the norms of φ. See :func:`plan`.
+
+    Args:
+        run: A finished run.
+        data: A folder of folders, named after classes of the run.
+        output: Where the model goes; None takes ``RUN/new_clients/<name of data>``.
+        epochs: Of training a head on the frozen body.
+        convert: Scale, crop and convert images that do not fit.
+
+    Returns:
+        The folder, and the content of its ``client.json``.
+
+    Raises:
+        FedlogeError: If the images do not fit the run, or the method has nothing for a new client.
+    """
+    if "personal" not in run.method.views:
+        raise RunError(f"{type(run.method).__name__} has no personal models, so none for a new client.")
+    check_least("epochs", epochs, 1)
+    images = read_client(run, data, convert)
+    phases = plan(run.method, run.trainer.local_epochs, epochs, _finetunes(run, images))
+    folder = Path(output) if output else run.folder.path / "new_clients" / Path(data).resolve().name
+    free_folder(folder, "output")
+    personal = train_new_client(run, images, phases)
+    parts = [name for name in personal if not name.endswith("num_batches_tracked")]
+    names = run.data.source.class_names
+    about = {
+        "round": run.state("last").round,
+        "images": len(images.labels),
+        "class_counts": {names[c]: count for c, count in enumerate(images.counts) if count},
+        "epochs": [phase.epochs for phase in phases],
+        "trained": ", ".join(sorted({name.partition(".")[0] for name in parts})),
+        "accuracy": _accuracies(run, images, personal),
+    }
+    save_client(run, folder, personal, about)
+    return folder, about
+
+
+def plan(method: Method, local_epochs: int, epochs: int, finetunes: bool = False) -> Sequence[Phase]:
+    """What a client that never took part trains before the method's own last step (LA-FR, fine-tuning).
+
+    What clients keep to themselves is trained by the method's own phases with everything shared frozen: φ of FedLoGe,
+    the head of FedPer, v_k of Ditto, BatchNorm of FedBN. A method whose clients keep a copy of what they trained
+    (``pm=local``, FedNH) trains that for one round. One that fine-tunes after the last round does no more than that.
+    For all others the new client gets a head of its own, trained on the frozen body.
+
+    Args:
+        method: Of the run.
+        local_epochs: E of the run.
+        epochs: Of training on the frozen body.
+        finetunes: Whether the method's last step trains.
+
+    Raises:
+        RunError: If there is nothing that a client could train.
+    """
+    own = [name for name in method.state_dict() if method.is_personal(name)]
+    phases = list(method.phases(local_epochs))
+    if own:
+        modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in own))
+        trained = [(phase, tuple(name for name in modules if _trains(phase, name))) for phase in phases]
+        return [replace(phase, epochs=epochs, trainable=parts) for phase, parts in trained if parts]
+    if any(phase.keep for phase in phases):
+        return phases
+    if finetunes:
+        return []
+    if not hasattr(method, "head"):
+        raise RunError(f"{type(method).__name__} has no head that a new client could train; it has the generic model.")
+    return [Phase("train", epochs, ("head",), keep=("head",))]
+
+
+def _finetunes(run: Run, images: ClientImages) -> bool:
+    """Whether the method asks for training after the last round."""
+    asked = False
+
+    def train(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
+        nonlocal asked
+        asked = True
+        return start.clients
+
+    run.method.finalize(_alone(run), [images.client], train)
+    return asked
+
+
+def _alone(run: Run) -> FederatedState:
+    """The trained state with the new client, untrained, as the only one."""
+    method = run.method
+    template = {name: tensor.clone() for name, tensor in method.personal_entries().items()}
+    source = generator(run.trainer.seed, 0, run.data.num_clients, Stream.PERSONAL)  # of none that took part
+    initial = method.initial_personal(template, source)
+    return replace(run.state("last"), clients=ClientStore(1, lambda _: initial))
+
+
+def _trains(phase: Phase, name: str) -> bool:
+    return phase.trainable is None or within_any(name, phase.trainable)
+
+
+def train_new_client(run: Run, images: ClientImages, phases: Sequence[Phase]) -> Tensors:
+    """The new client's entries: a run of one client that goes on from the trained state, shared entries untouched."""
+    executor = Serial()
+    executor.start(run.method, images, run.trainer.local_settings)
+
+    def train(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
+        store = start.clients.fork()
+        for outcome in executor.run(start.shared, start.clients, [ClientTask(NEW, start.round + 1, phases)]):
+            if isinstance(outcome, ClientFailure):
+                raise RunError(f"the new client could not be trained: {outcome.reason}.")
+            store[NEW] = outcome.personal
+        return store
+
+    state = _alone(run)
+    if phases:
+        state = replace(state, clients=train(state, phases))
+    final = run.method.finalize(state, [images.client], train)
+    return final.clients[NEW]
+
+
+def read_client(run: Run, data: str | Path, convert: bool = False) -> ClientImages:
+    """A client's images from ``DATA/<class>/*``.
+
+    Raises:
+        DataError: If a folder is empty or named after no class of the run, or an image does not fit.
+    """
+    root, names = Path(data), list(run.data.source.class_names)
+    folders = sorted(folder for folder in root.glob("*") if folder.is_dir() and not folder.name.startswith("."))
+    if not folders:
+        raise DataError(f"{str(data)!r} has no class folder. Sort the client's images into DATA/<class>/*.")
+    files, labels = [], []
+    for folder in folders:
+        if folder.name not in names:
+            known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise DataError(f"{str(folder)!r} is named after no class of the run. Its classes are {known}.")
+        inside = find_images([folder])
+        files += inside
+        labels += [names.index(folder.name)] * len(inside)
+    pixels = open_images(files, run.data.source, convert).gather(torch.arange(len(files)))
+    served = run.data
+    serving = Serving(served.batch_size, served.augment, served.source.mean, served.source.std)
+    return ClientImages(pixels, torch.tensor(labels), len(names), serving)
+
+
+@torch.no_grad()
+def _accuracies(run: Run, images: ClientImages, personal: Tensors) -> Mapping[str, float]:
+    """Of the generic and the new model on the client's images."""
+    entries = {"generic": choose_model(run).personal} if "global" in run.method.views else {}
+    found = {}
+    for kind, own in {**entries, "personal": personal}.items():
+        predictor = run.predictor("global" if kind == "generic" else "personal", own)
+        right = predictor.predict_step(images.images).argmax(1) == images.labels
+        found[kind] = float(right.double().mean())
+    return found

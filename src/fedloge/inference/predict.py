@@ -1,0 +1,91 @@
+"""``fedloge predict``: classes and probabilities of images."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedloge.data.images import gather_batches
+from fedloge.inference.images import find_images, open_images
+from fedloge.inference.models import choose_model
+from fedloge.runs.run import Run
+
+Format = Literal["table", "csv", "json"]
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of an image.
+
+    Args:
+        image: Its file.
+        class_name: The most probable class.
+        probability: Of that class.
+        probabilities: Of all classes [C].
+    """
+
+    image: Path
+    class_name: str
+    probability: float
+    probabilities: Tensor
+
+
+@torch.no_grad()
+def predict_images(
+    run: Run, paths: Sequence[str | Path], client: str | int | None = None, convert: bool = False
+) -> Iterator[Prediction]:
+    """Apply one of a run's models to image files, in their order.
+
+    Args:
+        run: A finished run.
+        paths: Images, or folders of them.
+        client: A client's number, or a new client's folder; None takes the generic model.
+        convert: Scale, crop and convert images that do not fit.
+
+    Raises:
+        FedlogeError: If there is no such model or image, or an image does not fit.
+    """
+    model = choose_model(run, client)
+    predictor = run.predictor(model.view, model.personal).to(run.trainer.strategy.root_device)
+    files = find_images(paths)
+    images = open_images(files, run.data.source, convert)
+    batches = torch.split(torch.arange(len(files)), BATCH_SIZE)
+    for indices, batch in zip(batches, gather_batches(images, batches), strict=True):
+        probabilities = predictor.predict_step(batch.to(predictor.device)).cpu()
+        for index, row in zip(indices.tolist(), probabilities, strict=True):
+            best = int(row.argmax())
+            yield Prediction(files[index], predictor.class_names[best], float(row[best]), row)
+
+
+def print_predictions(predictions: Sequence[Prediction], names: Sequence[str], format: Format) -> None:
+    """Print them on standard output: as a table, as CSV, or as JSON with the probabilities of all classes."""
+    if format == "json":
+        rows = [
+            {
+                "image": str(one.image),
+                "class": one.class_name,
+                "probability": one.probability,
+                "probabilities": dict(zip(names, one.probabilities.tolist(), strict=True)),
+            }
+            for one in predictions
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "class", "probability"])
+        writer.writerows([one.image, one.class_name, f"{one.probability:.6f}"] for one in predictions)
+    else:
+        width = max(len(str(one.image)) for one in predictions)
+        columns = max(5, *(len(one.class_name) for one in predictions))
+        print(f"{'image':<{width}}  {'class':<{columns}}  probability")
+        for one in predictions:
+            print(f"{one.image!s:<{width}}  {one.class_name:<{columns}}  {one.probability:.4f}")

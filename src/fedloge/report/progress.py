@@ -1,0 +1,127 @@
+"""The live view of ``fedloge fit`` and the table at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fedloge.callbacks import FederatedCallback
+from fedloge.report.tables import accuracy_table
+from fedloge.runs.folder import without_nan
+from fedloge.trainer import FederatedTrainer
+
+
+def redraws(console: Console) -> bool:
+    """Whether what was printed can be drawn over: FORCE_COLOR, which Jupyter sets, asks for colours alone."""
+    return console.is_terminal and console.file.isatty()
+
+
+class RunProgress(FederatedCallback):
+    """Shows rounds, clients, the current generic and personal accuracy and the time left; then the final table.
+
+    Where the output is not a terminal, it prints a line at every tenth of the run instead.
+
+    Args:
+        console: Where to print; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._rounds: TaskID = TaskID(0)
+        self._clients: TaskID = TaskID(0)
+        self._accuracy = ""
+
+    def on_run_start(self, trainer: FederatedTrainer) -> None:
+        """Say what will run, and start the bars."""
+        data, method, cost = trainer.data, trainer.method, trainer.cost
+        self.console.print(
+            f"[bold]{type(method).__name__}[/] on {data.source.name}: {data.num_clients} clients, "
+            f"{int(sum(data.class_counts)):,} training images, IF {data.partition.imbalance_factor:g} (max/min), "
+            f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
+        )
+        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.first_round)}[/]", highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not redraws(self.console),
+        )
+        done = trainer.first_round
+        self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
+        self._clients = self._progress.add_task("clients", total=1, note="")
+        self._progress.start()
+
+    def on_round_start(self, trainer: FederatedTrainer, round: int, cohort: list[int]) -> None:
+        """Empty the clients' bar."""
+        self._progress.reset(self._clients, total=len(cohort))
+
+    def on_client_end(self, trainer: FederatedTrainer, round: int, client: int) -> None:
+        """Move the clients' bar."""
+        self._progress.advance(self._clients)
+
+    def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
+        """Move the rounds' bar and show the newest accuracies."""
+        if metrics:
+            names = {"GM": "global/acc", "PM": "personal/acc_mean"}
+            parts = [f"{short} {100 * metrics[name]:.1f}" for short, name in names.items() if name in metrics]
+            self._accuracy = "  ".join(parts)
+        self._progress.update(self._rounds, advance=1, note=self._accuracy)
+        if not redraws(self.console) and round % max(trainer.rounds // 10, 1) == 0:
+            self.console.print(f"round {round}/{trainer.rounds}  {self._accuracy}")
+
+    def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
+        """Stop the bars, print the table and where the run is."""
+        self.stop()
+        self.console.print(accuracy_table(summary))
+        self.console.print(f"{summary['seconds']:.1f} s; everything is in {trainer.folder.path}", soft_wrap=True)
+
+    def on_exception(self, *_: Any) -> None:
+        """Leave the terminal as it was."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the live view, if it runs."""
+        if hasattr(self, "_progress"):
+            self._progress.stop()
+
+
+class JsonProgress(FederatedCallback):
+    """A JSON object per line on standard output: the start, every round, the end."""
+
+    def on_run_start(self, trainer: FederatedTrainer) -> None:
+        """What runs, and its estimated cost."""
+        about: dict[str, Any] = {"method": type(trainer.method).__name__, "dataset": trainer.data.source.name}
+        about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path)}
+        self._write("start", {**about, **asdict(trainer.cost)})
+
+    def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
+        """The round, with its row of ``metrics.csv`` where it was evaluated."""
+        self._write("round", {"round": round, **metrics})
+
+    def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
+        """The content of ``summary.json``."""
+        self._write("end", summary)
+
+    def stop(self) -> None:
+        """Nothing runs in the background."""
+
+    def _write(self, event: str, content: Mapping[str, Any]) -> None:
+        print(json.dumps(without_nan({"event": event, **content})), flush=True)

@@ -1,0 +1,76 @@
+"""What comes out of a run: the final evaluation, and the numbers of ``summary.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedloge.evaluation.evaluator import Evaluation
+from fedloge.federation.state import FederatedState
+
+HEADLINES = {"global": "global/acc", "personal": "personal/acc_mean"}
+"""The number of each view that stands for it, a column of ``metrics.csv``."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The final models of a state, and the test results before and after realignment (the same where there is none)."""
+
+    final: FederatedState
+    before: Evaluation
+    after: Evaluation
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """By the suffix of the view in the tables: the headline without one."""
+        return {"": self.after} if self.after is self.before else {"": self.after, "_before": self.before}
+
+    def scalars(self) -> dict[str, float]:
+        """The headline numbers, and where there is a realignment those from before it."""
+        before = {} if self.after is self.before else self.before.scalars("before_realignment/")
+        return {**self.after.scalars(), **before}
+
+
+def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The headline numbers (last round, realigned), those before, the mean of the last ten rounds and the best.
+
+    Args:
+        result: The final evaluation.
+        rows: ``metrics.csv``.
+    """
+    realigned = result.after is not result.before
+    return {
+        **_views(result.after),
+        "before_realignment": _views(result.before) if realigned else None,
+        "last10": {view: _last(rows, column) for view, column in HEADLINES.items()},
+        "best": {view: _best(rows, column) for view, column in HEADLINES.items()},
+    }
+
+
+def _views(evaluation: Evaluation) -> dict[str, Any]:
+    """Both models; None for one that the method does not have."""
+    return {"global": evaluation.generic() or None, "personal": evaluation.personal() or None}
+
+
+def _column(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:
+    return [(int(row["round"]), float(row[column])) for row in rows if row.get(column)]
+
+
+def _last(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, float] | None:
+    found = _column(rows, column)
+    values = [value for number, value in found if number > found[-1][0] - 10]
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    return {"mean": mean, "std": deviation, "evaluations": len(values)}
+
+
+def _best(rows: Sequence[Mapping[str, str]], column: str) -> dict[str, float] | None:
+    """The best evaluation on the test set: optimistic, for comparison with papers that print it."""
+    values = _column(rows, column)
+    if not values:
+        return None
+    number, value = max(values, key=lambda pair: pair[1])
+    return {"value": value, "round": number}

@@ -1,0 +1,1 @@
+"""The machine: CPU threads, devices, disk, signals and profiling."""

@@ -1,0 +1,165 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedloge.cli import main
+from fedloge.errors import FedlogeError
+from fedloge.experiments.compare import load_comparison, override_value, slug
+from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import comparison_markdown, comparison_rows
+
+ROOT = Path(__file__).parents[2]
+QUICK = ROOT / "configs" / "studies" / "compare_quick.yaml"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Four methods of which one cannot work, two seeds, two rounds."""
+    folder = tmp_path_factory.mktemp("study")
+    content = yaml.safe_load(QUICK.read_text())
+    content["output_dir"], content["jobs"] = str(folder / "out"), 2
+    content["trainer"] |= {"rounds": 2, "local_epochs": 1, "evaluate_every": 1, "accelerator": "cpu"}
+    content["methods"] = {
+        "FedAvg": None,
+        "FedPer": {},
+        "no head epochs": {"class_path": "FedRep", "head_epochs": 0},
+        "FedLoGe": {"gamma": 1.0},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert main(["compare", "--config", str(path)]) == 1
+    return path
+
+
+def output(study):
+    return study.parent / "out"
+
+
+def test_a_failed_cell_is_told_and_the_others_go_on(study):
+    text = (output(study) / "comparison.md").read_text()
+    assert "no head epochs, seed 0, failed: model.head_epochs=0 must be at least 1" in text
+    assert "| no head epochs | failed |" in text
+    for name in ("FedAvg", "FedPer", "FedLoGe"):
+        assert all((output(study) / name / f"seed-{seed}" / "summary.json").is_file() for seed in (0, 1))
+
+
+def test_conditions_are_the_same(study):
+    text = (output(study) / "comparison.md").read_text()
+    assert "DIFFER" not in text
+    assert text.count("all methods start from the same backbone") == 2
+    hashes = {
+        seed: json.loads((output(study) / "FedAvg" / f"seed-{seed}" / "environment.json").read_text())[
+            "initial_backbone_sha256"
+        ]
+        for seed in (0, 1)
+    }
+    assert hashes[0] != hashes[1]
+
+
+def test_the_table_has_the_runs_numbers(study):
+    with (output(study) / "comparison.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    summaries = [
+        json.loads((output(study) / "FedLoGe" / f"seed-{seed}" / "summary.json").read_text()) for seed in (0, 1)
+    ]
+    accuracies = [summary["global"]["acc"] for summary in summaries]
+    assert float(rows["FedLoGe"]["GM mean"]) == pytest.approx(sum(accuracies) / 2, abs=1e-6)
+    assert float(rows["FedLoGe"]["GM std"]) == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5, abs=1e-6)
+    before = [summary["before_realignment"]["personal"]["acc_mean"] for summary in summaries]
+    assert float(rows["FedLoGe, not realigned"]["PM mean"]) == pytest.approx(sum(before) / 2, abs=1e-6)
+    assert rows["FedPer"]["GM mean"] == ""
+    megabytes = (summaries[0]["bytes_up"] + summaries[0]["bytes_down"]) / 2e6
+    assert float(rows["FedLoGe"]["MB/round mean"]) == pytest.approx(megabytes)
+    assert float(rows["FedAvg"]["masked mean"]) >= float(rows["FedAvg"]["PM mean"])
+
+
+def test_done_cells_are_skipped_and_failed_ones_run_again(study):
+    path = output(study) / "FedAvg" / "seed-0" / "summary.json"
+    before = path.stat().st_mtime_ns
+    log = (output(study) / "no_head_epochs" / "seed-0.log").stat().st_mtime_ns
+    assert main(["compare", "--config", str(study)]) == 1
+    assert path.stat().st_mtime_ns == before
+    assert (output(study) / "no_head_epochs" / "seed-0.log").stat().st_mtime_ns > log
+
+
+def test_other_options_are_not_mixed_into_a_study(study, capsys):
+    assert main(["compare", "--config", str(study), "--data.alpha=0.1"]) == 2
+    message = capsys.readouterr().err
+    assert "data.alpha: 0.5 there, 0.1 now" in message
+    assert "--output_dir" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--methods={}", "methods={} must be a mapping"),
+        ("--seeds=3", "seeds=3 must be a list"),
+        ("--jobs=0", "jobs=0 must be at least 1"),
+        ("--trainr.rounds=2", "trainr={'rounds': 2} is no key of a comparison"),
+        ("rounds", "'rounds' is not understood"),
+        ("--trainer.rounds.x=2", "rounds is not a section"),
+        ("--methods.FedAvg=3", "methods.FedAvg=3 must be a mapping"),
+    ],
+)
+def test_bad_studies_get_one_line(override, message, capsys):
+    assert main(["compare", "--config", str(QUICK), override]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_missing_file_is_named(capsys, tmp_path):
+    assert main(["compare", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml' cannot be read" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(FedlogeError, match="is not YAML"):
+        load_comparison(tmp_path / "bad.yaml")
+
+
+def test_overrides_go_where_they_belong():
+    content = {"model": {"init_args": {"lr": 1.0}}}
+    override_value(content, "--model.gamma=0.5")
+    override_value(content, "--trainer.rounds=2")
+    assert content == {"model": {"init_args": {"lr": 1.0, "gamma": 0.5}}, "trainer": {"rounds": 2}}
+    assert slug("FedLoGe, γ 0.1") == "FedLoGe_γ_0.1"
+
+
+@pytest.mark.parametrize("study", sorted(QUICK.parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
+def test_comparisons_have_every_method(study):
+    import fedloge.methods
+
+    methods = {name for name in fedloge.methods.__all__ if name not in ("Client", "Method", "Phase")}
+    listed = load_comparison(study).methods
+    assert methods == {options.get("class_path", name) for name, options in listed.items()}
+
+
+def test_nothing_done_yet_is_a_table_too(tmp_path):
+    cells = [Cell("FedAvg", 0, {}, tmp_path)]
+    assert comparison_rows(cells)[0]["seeds"] == 0
+    assert "no run is done" in comparison_markdown(cells)
+
+
+@pytest.mark.slow
+def test_the_quick_comparison_runs(tmp_path):
+    short = ["--trainer.rounds=2", "--trainer.local_epochs=1", "--seeds=[0]", "--jobs=2"]
+    assert main(["compare", "--config", str(QUICK), *short, f"--output_dir={tmp_path / 'out'}"]) == 0
+    assert "failed" not in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_run_that_was_cut_off_goes_on(study, tmp_path):
+    content = yaml.safe_load(study.read_text())
+    content["methods"], content["seeds"], content["output_dir"] = {"FedAvg": {}}, [0], str(tmp_path / "out")
+    path = tmp_path / "one.yaml"
+    path.write_text(yaml.safe_dump(content))
+    shutil.copytree(output(study) / "FedAvg", tmp_path / "out" / "FedAvg")
+    run = tmp_path / "out" / "FedAvg" / "seed-0"
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "final")
+    assert main(["compare", "--config", str(path)]) == 0
+    assert "round 1/" not in (tmp_path / "out" / "FedAvg" / "seed-0.log").read_text()
+    before = output(study) / "FedAvg" / "seed-0" / "checkpoints" / "final" / "shared.safetensors"
+    assert (run / "checkpoints" / "final" / "shared.safetensors").read_bytes() == before.read_bytes()

@@ -1,0 +1,259 @@
+import csv
+import io
+import json
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from fedloge.cli import main
+from fedloge.config import build
+from fedloge.errors import FedlogeError
+from fedloge.experiments import sweep_report as report
+from fedloge.experiments.live import live_table
+from fedloge.experiments.runner import Cell, fit_cell
+from fedloge.experiments.sweep import command_options, load_sweep, read_parameter, set_option
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "configs" / "sweeps" / "gamma_beta.yaml"
+SHORT = ["--trainer.rounds=2", "--trainer.local_epochs=1", "--trainer.evaluate_every=1", "--trainer.accelerator=cpu"]
+
+
+@pytest.fixture
+def content(monkeypatch):
+    """The shipped file, from where its --config is found."""
+    monkeypatch.chdir(ROOT)
+    return yaml.safe_load(FILE.read_text())
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """γ × β, two values each, of which one pair cannot work; two seeds."""
+    folder = tmp_path_factory.mktemp("sweep")
+    content = yaml.safe_load(FILE.read_text())
+    content["parameters"] = {
+        "model.gamma": {"values": [0.5, 1.0]},
+        "model.beta": {"values": [0.6, 1.5]},
+        "trainer.seed": {"values": [0, 1]},
+    }
+    content["command"][3] = str(ROOT / "configs" / "quickstart.yaml")
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["sweep", str(path), f"--output_dir={folder / 'out'}", "--jobs=2", *SHORT]) == 1
+    return path
+
+
+def summary(swept, name, seed):
+    return json.loads((swept.parent / "out" / name / f"seed-{seed}" / "summary.json").read_text())
+
+
+def test_the_table_has_the_runs_numbers(swept):
+    with (swept.parent / "out" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model.gamma"], row["model.beta"]) for row in rows] == [
+        ("0.5", "0.6"),
+        ("0.5", "1.5"),
+        ("1.0", "0.6"),
+        ("1.0", "1.5"),
+    ]
+    seeds = [summary(swept, "gamma_1.0_beta_0.6", seed) for seed in (0, 1)]
+    for column, path in {"GM": ("global", "acc"), "PM": ("personal", "acc_mean")}.items():
+        values = [one[path[0]][path[1]] for one in seeds]
+        assert float(rows[2][f"{column} mean"]) == pytest.approx(statistics.fmean(values), abs=1e-6)
+        assert float(rows[2][f"{column} std"]) == pytest.approx(statistics.stdev(values), abs=1e-6)
+    assert (rows[1]["seeds"], rows[1]["GM mean"]) == ("0", "")
+    assert "model.beta=1.5 must lie in [0, 1)" in rows[1]["failed"]
+
+
+def test_the_settings_arrive(swept):
+    config = yaml.safe_load((swept.parent / "out" / "gamma_0.5_beta_0.6" / "seed-1" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["gamma"] == 0.5
+    assert config["trainer"]["seed"] == 1
+    assert config["trainer"]["rounds"] == 2
+    assert config["trainer"]["logger"] is None
+
+
+def test_the_markdown_says_which_was_best_and_what_failed(swept):
+    text = (swept.parent / "out" / "sweep.md").read_text()
+    assert text.startswith("| γ | β | GM |")
+    assert "Best global/acc" in text
+    assert "chosen on the test set" in text
+    assert "- model.gamma=0.5, model.beta=1.5: seed 0: model.beta=1.5 must lie in [0, 1)" in text
+
+
+def test_the_picture(swept):
+    path = swept.parent / "out" / "sweep.png"
+    with Image.open(path) as image:
+        assert image.width > 2 * image.height > 400  # two panels
+    assert path.stat().st_size < 100_000
+
+
+def test_done_runs_are_skipped_and_others_not_mixed_in(swept, capsys):
+    out = swept.parent / "out"
+    path = out / "gamma_0.5_beta_0.6" / "seed-0" / "summary.json"
+    shutil.rmtree(out / "gamma_1.0_beta_0.6")
+    before = path.stat().st_mtime_ns
+    again = ["sweep", str(swept), f"--output_dir={out}", *SHORT]
+    assert main(again) == 1
+    assert path.stat().st_mtime_ns == before
+    assert (out / "gamma_1.0_beta_0.6" / "seed-1" / "summary.json").is_file()
+    assert main([*again, "--data.alpha=0.1"]) == 2
+    assert "data.alpha: 0.5 there, 0.1 now" in capsys.readouterr().err
+
+
+def write(tmp_path, content):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return tmp_path / "study.yaml"
+
+
+def test_a_grid_has_every_combination_once(content):
+    names = [cell.name for cell in load_sweep(FILE).cells()]
+    assert len(names) == len(set(names)) == 16
+    assert names[:2] == ["gamma=0.1 beta=0.0", "gamma=0.1 beta=0.3"]
+    assert len(load_sweep(FILE, run_cap=3).cells()) == 3
+
+
+def test_random_draws_come_from_the_seed(content, tmp_path):
+    content["method"] = "random"
+    content["parameters"] = {
+        "model.gamma": {"distribution": "log_uniform_values", "min": 0.1, "max": 10.0},
+        "model.beta": {"values": [0.0, 0.6], "probabilities": [0.0, 1.0]},
+        "trainer.local_epochs": {"min": 1, "max": 3},
+        "model.momentum": {"distribution": "q_uniform", "min": 0.0, "max": 0.9, "q": 0.3},
+    }
+    path = write(tmp_path, content)
+    first, again, other = (load_sweep(path, run_cap=20, seed=seed).combinations() for seed in (1, 1, 2))
+    assert first == again != other
+    draws = [dict(combination) for combination in first]
+    assert all(0.1 <= draw["model.gamma"] <= 10 for draw in draws)
+    assert {draw["model.beta"] for draw in draws} == {0.6}
+    assert {draw["trainer.local_epochs"] for draw in draws} == {1, 2, 3}
+    assert {draw["model.momentum"] for draw in draws} <= {0.0, 0.3, 0.6, 0.9}
+    content["parameters"] = {"model.beta": {"values": [0.0, 0.6]}}
+    assert len(load_sweep(write(tmp_path, content), run_cap=20).combinations()) == 2  # there are no more
+
+
+def test_random_sweeps_run_and_are_drawn_as_dots(content, tmp_path):
+    content["method"] = "random"
+    content["parameters"]["model.gamma"] = {"min": 0.5, "max": 1.5}
+    path = write(tmp_path, content)
+    options = [f"--output_dir={tmp_path / 'out'}", "--runs=2", "--jobs=2", *SHORT]
+    assert main(["sweep", str(path), *options]) == 0
+    assert (tmp_path / "out" / "sweep.png").is_file()
+
+
+def test_one_parameter_is_a_curve_and_none_no_picture(swept, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = load_sweep(swept, output_dir=swept.parent / "out")
+    rows = [row for row in report.sweep_rows(plan, plan.cells()) if not row["failed"] and row["GM"]]
+    report.plot_sweep(plan, rows, tmp_path / "curve.png")
+    report.plot_sweep(plan, rows[:1], tmp_path / "none.png")
+    assert (tmp_path / "curve.png").is_file()
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_values_are_read_as_the_command_line_reads_them():
+    options = {}
+    values = {"a.b": "null", "a.c": None, "a.d": 1e-5, "a.e": True, "a.f": "text", "model.head_lr": 0.1}
+    for name, value in values.items():
+        set_option(options, name, value)
+    assert options["a"] == {"b": None, "c": None, "d": 1e-5, "e": True, "f": "text"}
+    assert options["model"] == {"init_args": {"head_lr": 0.1}}
+    set_option(options, "model.backbone.class_path", "SmallCNN")
+    assert options["model"]["init_args"]["backbone"] == {"class_path": "SmallCNN"}
+
+
+def test_the_command_that_the_agent_runs_is_understood(content):
+    """W&B's own code makes the command line from the file; fedloge must read it."""
+    utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    drawn = {"args": {"model.gamma": {"value": 0.3}, "model.beta": {"value": 0.9}}}
+    said = utils.create_sweep_command_args(drawn)
+    command = utils.create_sweep_command(content["command"])
+    words = [part for word in command for part in (said["args"] if word == "${args}" else [word])]
+    assert words[:2] == ["fedloge", "fit"]
+    cli = build([*words[2:], "--trainer.accelerator=cpu"])
+    assert (cli.model.gamma, cli.model.beta) == (0.3, 0.9)
+    assert cli.trainer.callbacks[0].names == ("wandb",)
+
+
+def test_the_metric_is_one_that_runs_have(content, swept):
+    plan = load_sweep(swept)
+    metrics = next((swept.parent / "out").rglob("metrics.csv")).read_text().splitlines()[0].split(",")
+    assert plan.metric in metrics
+    assert plan.maximize
+
+
+BAD = {
+    "method": ("bayes", "method='bayes' is not run by `fedloge sweep`. Take grid or random"),
+    "parameters": ({}, "parameters={} must be a mapping"),
+    "early_terminate": ({"type": "hyperband"}, "early_terminate={'type': 'hyperband'} is not run"),
+    "run_cap": (0, "runs=0 must be at least 1"),
+    "command": (["fedloge", "fit", "${args}", "--config", "x"], "does not begin with --config"),
+}
+
+
+@pytest.mark.parametrize("key", BAD)
+def test_bad_files_get_one_line(key, content, tmp_path, capsys):
+    content[key], message = BAD[key]
+    assert main(["sweep", str(write(tmp_path, content))]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_other_bad_files(content, tmp_path, capsys):
+    assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml' cannot be read" in capsys.readouterr().err
+    content["parameters"]["model.gamma"] = {"min": 0.1, "max": 1.0}
+    assert main(["sweep", str(write(tmp_path, content))]) == 2
+    assert "has no grid" in capsys.readouterr().err
+    content["method"] = "random"
+    assert main(["sweep", str(write(tmp_path, content))]) == 2
+    assert "Pass --runs=20" in capsys.readouterr().err
+    assert main(["sweep", str(FILE), "--jobs=0"]) == 2
+    assert "jobs=0 must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "said", [3, {"values": []}, {"min": 1}, {"min": 2, "max": 1}, {"values": [1], "probabilities": [0.5, 0.5]}]
+)
+def test_bad_parameters(said):
+    with pytest.raises(FedlogeError, match=r"parameters\.x="):
+        read_parameter("x", said)
+    with pytest.raises(FedlogeError, match="must be positive"):
+        read_parameter("x", {"min": 0.0, "max": 1.0, "distribution": "log_uniform_values"})
+    with pytest.raises(FedlogeError, match="distribution='beta'"):
+        read_parameter("x", {"min": 0.0, "max": 1.0, "distribution": "beta"})
+
+
+def test_the_live_view_of_uneven_seeds(tmp_path):
+    cells = [Cell("gamma=1", 0, {}, tmp_path / "a"), Cell("gamma=2", 1, {}, tmp_path / "b")]
+    console = Console(width=80, file=io.StringIO())
+    console.print(live_table(cells, "setting"))
+    lines = console.file.getvalue().splitlines()
+    assert any("setting" in line and "seed 0" in line and "seed 1" in line for line in lines)
+    assert sum("waiting" in line for line in lines) == 2
+
+
+def test_words_before_and_after_in_a_command(tmp_path):
+    config = tmp_path / "with a space.yaml"
+    config.write_text("trainer: {rounds: 3}\n")
+    python = ["${env}", "python", "-m", "fedloge", "fit", "--config", str(config), "--model=FedAvg", "${args}"]
+    assert command_options(python) == {"trainer": {"rounds": 3}, "model": "FedAvg"}
+    joined = ["fedloge", "fit", f"--config={config}", "${args}", "--trainer.logger=wandb"]
+    assert command_options(joined) == {"trainer": {"rounds": 3}}
+    for bad in (None, ["fedloge", "fit", "--config", "x"], ["fedloge", "test", "${args}"]):
+        with pytest.raises(FedlogeError, match="is not a `fedloge fit`"):
+            command_options(bad)
+
+
+def test_a_cell_is_a_fit(content, tmp_path):
+    cell = load_sweep(FILE, SHORT, output_dir=tmp_path, run_cap=1).cells()[0]
+    cell.folder.mkdir(parents=True)
+    cell.config.write_text(yaml.safe_dump(cell.options))
+    fit_cell(cell)
+    assert cell.done
