@@ -23,22 +23,14 @@ from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
 from fedloge.errors import FedlogeError, RunError
 from fedloge.executors import BY_NAME
-from fedloge.executors.base import quiet_lightning
-from fedloge.experiments.runner import EXECUTION, flatten
+from fedloge.executors.client import quiet_lightning
 from fedloge.methods.base import Method
 from fedloge.models.base import Backbone
+from fedloge.options import HARMLESS, flatten, refuse_lost_overrides
 from fedloge.trainer import FederatedTrainer
 
 CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__, *BY_NAME)
 """The names that YAML may use without a module."""
-
-
-HARMLESS = (
-    *EXECUTION,
-    *("trainer.rounds", "trainer.on_client_failure", "trainer.min_clients"),
-    *("data.partition_file", "data.source.init_args.root", "seed_everything"),
-)
-"""Options that may change when a run goes on without changing what it means. The partition is checked by its hash."""
 
 
 class FedlogeCLI(LightningCLI):
@@ -142,14 +134,6 @@ def build(args: Sequence[str]) -> FedlogeCLI:
         if "Does not validate" not in str(error):
             raise
         raise FedlogeError(one_line(str(error))) from error
-
-
-def refuse_lost_overrides(args: Sequence[str]) -> None:
-    """A value given before --config would silently be replaced by the file's."""
-    position = next((i for i, arg in enumerate(args) if arg == "--config" or arg.startswith("--config=")), 0)
-    for arg in args[:position]:
-        if arg.startswith("--"):
-            raise FedlogeError(f"{arg} stands before --config, whose values would replace it. Put it after --config.")
 
 
 def _executor_class(args: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
-from fedloge.executors.base import quiet_lightning
+from fedloge.executors.client import quiet_lightning
 from fedloge.executors.processes import num_cores
 from fedloge.federation.sampling import sample_cohort
 from fedloge.federation.seeding import SERVER, Stream, generator

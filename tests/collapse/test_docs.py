@@ -20,7 +20,7 @@ def test_the_page_names_what_is_there():
         assert (ROOT / "configs" / "collapse" / name).is_file()
 
 
-@pytest.mark.parametrize("module", ["measure"])
+@pytest.mark.parametrize("module", ["measurement"])
 def test_docstrings(module):
     results = doctest.testmod(importlib.import_module(f"fedloge.collapse.{module}"))
     assert results.attempted > 0

@@ -16,7 +16,8 @@ from broken import DiesAtTwo, DivergesAtTwo, FailsAtTwo, LoadsAtHome, Locked
 from fedloge.data import Arrays
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors import ClientFailure, ClientTask, LocalSettings, Processes, Serial, make_executor
-from fedloge.executors.base import ClientResult, largest_first, local_trainer
+from fedloge.executors.base import ClientResult, largest_first
+from fedloge.executors.client import local_trainer
 from fedloge.executors.cuda.executor import Cohort
 from fedloge.executors.processes import Slab, _context, _work
 from fedloge.federation.state import ClientUpdate, FederatedState

@@ -8,9 +8,10 @@ import yaml
 
 from fedloge.cli import main
 from fedloge.errors import FedlogeError
-from fedloge.experiments.compare import load_comparison, override_value, slug
+from fedloge.experiments.compare import load_comparison, slug
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import comparison_markdown, comparison_rows
+from fedloge.options import override_value
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs" / "studies" / "compare_quick.yaml"

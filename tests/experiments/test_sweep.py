@@ -16,7 +16,8 @@ from fedloge.errors import FedlogeError
 from fedloge.experiments import sweep_report as report
 from fedloge.experiments.live import live_table
 from fedloge.experiments.runner import Cell, fit_cell
-from fedloge.experiments.sweep import command_options, load_sweep, read_parameter, set_option
+from fedloge.experiments.sweep import command_options, load_sweep, read_parameter
+from fedloge.options import set_option
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "configs" / "sweeps" / "gamma_beta.yaml"

@@ -14,7 +14,7 @@ from fedloge.analysis import frames
 from fedloge.analysis.features import Features, Subject
 from fedloge.analysis.pruning import RATIOS, pruning_curves
 from fedloge.analysis.tsne import tsne_of_means
-from fedloge.collapse.measure import measure_batches
+from fedloge.collapse.measurement import measure_batches
 from fedloge.report.figures.base import thin
 
 Analysis = dict[str, Any]

@@ -1,39 +1,37 @@
 """Neural collapse: metrics, closed-form theory, a Lightning callback."""
 
-from fedloge.collapse.callback import CollapseCallback, measure_module
-from fedloge.collapse.lab.theory import (
-    CrossEntropyETF,
-    Frame,
-    cross_entropy_etf,
-    norm_exponent,
-    orthogonal_frame,
-    seli,
-    simplex_frame,
-)
-from fedloge.collapse.measure import measure, measure_batches
-from fedloge.collapse.metrics import etf_floor, gnc2_of_etf, gnc2_of_random, report
-from fedloge.collapse.pruning import pruning_curve
-from fedloge.collapse.streaming import ClassMeanMetric, ClassMeans, NearestMeanMetric, SpreadMetric
+from __future__ import annotations
 
-__all__ = [
-    "ClassMeanMetric",
-    "ClassMeans",
-    "CollapseCallback",
-    "CrossEntropyETF",
-    "Frame",
-    "NearestMeanMetric",
-    "SpreadMetric",
-    "cross_entropy_etf",
-    "etf_floor",
-    "gnc2_of_etf",
-    "gnc2_of_random",
-    "measure",
-    "measure_batches",
-    "measure_module",
-    "norm_exponent",
-    "orthogonal_frame",
-    "pruning_curve",
-    "report",
-    "seli",
-    "simplex_frame",
-]
+import importlib
+from typing import Any
+
+_HOME = {
+    "ClassMeanMetric": "fedloge.collapse.streaming",
+    "ClassMeans": "fedloge.collapse.streaming",
+    "CollapseCallback": "fedloge.collapse.callback",
+    "CrossEntropyETF": "fedloge.collapse.lab.theory",
+    "Frame": "fedloge.collapse.lab.theory",
+    "NearestMeanMetric": "fedloge.collapse.streaming",
+    "SpreadMetric": "fedloge.collapse.streaming",
+    "cross_entropy_etf": "fedloge.collapse.lab.theory",
+    "etf_floor": "fedloge.collapse.metrics",
+    "gnc2_of_etf": "fedloge.collapse.metrics",
+    "gnc2_of_random": "fedloge.collapse.metrics",
+    "measure": "fedloge.collapse.measurement",
+    "measure_batches": "fedloge.collapse.measurement",
+    "measure_module": "fedloge.collapse.callback",
+    "norm_exponent": "fedloge.collapse.lab.theory",
+    "orthogonal_frame": "fedloge.collapse.lab.theory",
+    "pruning_curve": "fedloge.collapse.pruning",
+    "report": "fedloge.collapse.metrics",
+    "seli": "fedloge.collapse.lab.theory",
+    "simplex_frame": "fedloge.collapse.lab.theory",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that ``fedloge collapse --help`` does not wait for torch."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'fedloge.collapse' has no attribute {name!r}")

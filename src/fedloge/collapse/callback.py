@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from fedloge.checks import check_least
-from fedloge.collapse.measure import measure_batches
+from fedloge.collapse.measurement import measure_batches
 from fedloge.errors import ConfigError
 
 

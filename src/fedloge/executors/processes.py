@@ -29,9 +29,9 @@ from fedloge.executors.base import (
     FederatedData,
     LocalSettings,
     Outcome,
-    attempt_client,
     largest_first,
 )
+from fedloge.executors.client import attempt_client
 from fedloge.federation.state import ClientStore, SharedState, Tensors, num_bytes
 from fedloge.methods.base import Method
 from fedloge.system.cpu import configure_cpu

@@ -11,15 +11,8 @@ from typing import Any
 
 from fedloge.checks import check_least, check_not_negative, check_positive
 from fedloge.errors import ConfigError, RunError
-from fedloge.executors.base import (
-    ClientTask,
-    Executor,
-    FederatedData,
-    LocalSettings,
-    Outcome,
-    attempt_client,
-    largest_first,
-)
+from fedloge.executors.base import ClientTask, Executor, FederatedData, LocalSettings, Outcome, largest_first
+from fedloge.executors.client import attempt_client
 from fedloge.federation.state import ClientStore, SharedState, Tensors
 from fedloge.methods.base import Method
 from fedloge.system.cpu import configure_cpu

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedloge.executors.base import ClientTask, Executor, Outcome, attempt_client
+from fedloge.executors.base import ClientTask, Executor, Outcome
+from fedloge.executors.client import attempt_client
 from fedloge.federation.state import ClientStore, SharedState
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedloge.errors import ConfigError, FedlogeError
-from fedloge.experiments.runner import Cell, read_mapping, run_cells
+from fedloge.errors import ConfigError
+from fedloge.experiments.runner import Cell, run_cells
+from fedloge.options import override_value, read_mapping
 
 OWN_KEYS = ("output_dir", "seeds", "jobs", "methods")
 """What a comparison's file has besides the sections of a run."""
@@ -93,25 +92,6 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
         if not isinstance(options, dict):
             raise ConfigError(f"methods.{name}", options, "must be a mapping of options", "{} has none.")
     return Comparison(content, methods, list(dict.fromkeys(seeds)), Path(output), jobs)
-
-
-def override_value(content: dict[str, Any], override: str) -> None:
-    """Set ``--a.b.c=value`` in a nested mapping; ``model.x`` stands for ``model.init_args.x``."""
-    match = re.fullmatch(r"--([\w.]+)=(.*)", override, re.DOTALL)
-    if not match:
-        raise FedlogeError(f"{override!r} is not understood. Write --key=value, for example --trainer.rounds=2.")
-    *path, last = match[1].split(".")
-    if path[:1] == ["model"] and [*path, last][1] not in ("class_path", "init_args"):
-        path.insert(1, "init_args")
-    place = content
-    for key in path:
-        place = place.setdefault(key, {})
-        if not isinstance(place, dict):
-            raise FedlogeError(f"{override!r} cannot be set: {key} is not a section.")
-    try:
-        place[last] = yaml.safe_load(match[2])
-    except yaml.YAMLError as error:
-        raise FedlogeError(f"{override!r} is not understood: {match[2]!r} is not YAML.") from error
 
 
 def slug(name: str) -> str:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from fedloge.checks import check_least
 from fedloge.errors import FedlogeError, RunError
-
-Options = Mapping[str, Any]
-"""A nested mapping, as in a YAML file for ``fedloge fit``."""
-
-EXECUTION = (
-    *(f"trainer.{name}" for name in ("executor", "logger", "callbacks", "run_dir", "overwrite", "profile")),
-    *(f"trainer.{name}" for name in ("checkpoint_every", "accelerator", "devices")),
-    "report",
-)
-"""Options that say where and how a run is done; its result does not depend on them."""
+from fedloge.options import Options, meaning
 
 
 @dataclass
@@ -193,49 +182,3 @@ def _in_child(cell: Cell) -> None:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     return lines[-1].removeprefix("fedloge: error: ") if lines else "the process was killed"
-
-
-def flatten(options: Options, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
-def meaning(options: Options) -> dict[str, Any]:
-    """Nested options by their dotted names, without those that do not change a result."""
-    return {name: value for name, value in flatten(options).items() if not name.startswith(EXECUTION)}
-
-
-def read_mapping(path: str | Path, argument: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Raises:
-        FedlogeError: If it cannot be read, is not YAML or holds something else; names the ``argument``.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FedlogeError(f"{argument}={str(path)!r} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise FedlogeError(f"{argument}={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise FedlogeError(f"{argument}={str(path)!r} holds no mapping.")
-    return content
-
-
-def merged(first: Options, *others: Options) -> dict[str, Any]:
-    """Nested options with those of the others put over them; another ``class_path`` comes with options of its own."""
-    result = copy.deepcopy(dict(first))
-    for other in others:
-        for key, value in other.items():
-            result[key] = _over(result.get(key), value)
-    return result
-
-
-def _over(old: Any, new: Any) -> Any:
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return copy.deepcopy(new)
-    replaced = "class_path" in new and new["class_path"] != old.get("class_path")
-    return copy.deepcopy(dict(new)) if replaced else merged(old, new)

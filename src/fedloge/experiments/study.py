@@ -13,9 +13,9 @@ from typing import Any
 
 from fedloge.checks import check_choice
 from fedloge.errors import ConfigError, FedlogeError
-from fedloge.experiments.compare import override_value, slug
-from fedloge.experiments.runner import EXECUTION, Cell, flatten, meaning, merged, read_mapping, run_cells
-from fedloge.experiments.sweep import set_option
+from fedloge.experiments.compare import slug
+from fedloge.experiments.runner import Cell, run_cells
+from fedloge.options import EXECUTION, flatten, meaning, merged, override_value, read_mapping, set_option
 
 SCALES = ("tiny", "small", "full")
 UNTRAINED = ("frames", "cosines")

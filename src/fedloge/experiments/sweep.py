@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedloge.checks import check_least
 from fedloge.errors import ConfigError
-from fedloge.experiments.compare import override_value, slug
-from fedloge.experiments.runner import Cell, read_mapping, run_cells
+from fedloge.experiments.compare import slug
+from fedloge.experiments.runner import Cell, run_cells
+from fedloge.options import override_value, read_mapping, set_option
 
 METHODS = ("grid", "random")
 KEYS = ("method", "metric", "parameters", "command", "program", "run_cap")
@@ -108,12 +107,6 @@ class Sweep:
 def row_name(combination: Combination) -> str:
     """A combination in words, without its seed: ``gamma=0.3 beta=0.6``."""
     return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in combination if name != SEED)
-
-
-def set_option(options: dict[str, Any], name: str, value: Any) -> None:
-    """Set an option as the command line would; there, and here, a text is read as YAML ("null" is none)."""
-    text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n")
-    override_value(options, f"--{name}={text.strip()}")
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = (), **settings: Any) -> Sweep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["Run", "load_run", "realign_run", "test_run"]
+__all__ = ["Run", "load_run", "realign_run", "run_config", "test_run"]
 
 
 def __getattr__(name: str) -> Any:

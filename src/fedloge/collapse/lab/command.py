@@ -55,7 +55,8 @@ def parse(options: type[Any], args: Sequence[str], prog: str) -> Any:
 
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from fedloge.config import one_line, refuse_lost_overrides
+    from fedloge.config import one_line
+    from fedloge.options import refuse_lost_overrides
 
     refuse_lost_overrides(args)
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)

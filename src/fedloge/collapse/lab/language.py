@@ -20,7 +20,7 @@ from torchmetrics.functional import spearman_corrcoef
 from fedloge.checks import check_least, check_positive, check_threads
 from fedloge.collapse.lab.corpus import Corpus, corpus
 from fedloge.collapse.lab.output import Output, Row, print_table
-from fedloge.collapse.measure import measure_batches
+from fedloge.collapse.measurement import measure_batches
 from fedloge.errors import ConfigError
 from fedloge.system.cpu import configure_cpu
 
@@ -179,7 +179,7 @@ def measure_model(model: LanguageModel, train_windows: Tensor, heldout: Tensor, 
         min_count: Tokens seen fewer times as a target in ``train_windows`` are left out, from NC4 too.
 
     Returns:
-        ``val_loss``, ``train_loss``, and the metrics of :func:`fedloge.collapse.measure` with p = 2 in CDNV.
+        ``val_loss``, ``train_loss``, and the metrics of :func:`fedloge.collapse.measurement` with p = 2 in CDNV.
     """
 
     def batches(windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,18 +16,8 @@ from lightning.pytorch.core.hooks import ModelHooks
 from fedloge.checks import check_least
 from fedloge.data.loader import BatchLoader
 from fedloge.errors import ConfigError
-from fedloge.executors.base import (
-    ClientFailure,
-    ClientTask,
-    Executor,
-    FederatedData,
-    LocalSettings,
-    Outcome,
-    interrupts_as_usual,
-    local_trainer,
-    not_finite,
-    quiet_lightning,
-)
+from fedloge.executors.base import ClientFailure, ClientTask, Executor, FederatedData, LocalSettings, Outcome
+from fedloge.executors.client import interrupts_as_usual, local_trainer, not_finite, quiet_lightning
 from fedloge.executors.cuda.lane import Done, Lane, PhaseKey, default_dtype, phase_key
 from fedloge.executors.cuda.resident import Resident
 from fedloge.federation.state import ClientStore, SharedState, num_bytes

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloge.data.loader import InOrder
-from fedloge.executors.base import ClientResult, ClientTask, FederatedData, measure
+from fedloge.executors.base import ClientResult, ClientTask, FederatedData
+from fedloge.executors.client import measure
 from fedloge.executors.cuda.capture import Watch
 from fedloge.executors.cuda.resident import Resident
 from fedloge.federation.seeding import Stream, derive
