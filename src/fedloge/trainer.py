@@ -526,9 +526,9 @@ class Traffic:
         self.bytes_up += num_bytes(update.tensors) + num_bytes(update.report)
         self.examples += update.num_examples
         self.loss += update.metrics["loss"] * update.num_examples
-        for name, seconds in update.metrics.items():
-            if name.startswith("client/"):
-                self.client_seconds[name] = self.client_seconds.get(name, 0.0) + seconds
+        for part, seconds in update.seconds.items():
+            name = f"client/{part}"
+            self.client_seconds[name] = self.client_seconds.get(name, 0.0) + seconds
 
     def scalars(self) -> dict[str, float]:
         """Columns of ``metrics.csv``."""

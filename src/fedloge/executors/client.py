@@ -165,7 +165,8 @@ def _update(method: Method, client: Client, report: Tensors, seconds: Mapping[st
         tensors=method.shared_state().tensors,
         num_examples=client.num_examples,
         class_counts=client.class_counts,
-        metrics={**method.local_metrics(), **seconds},
+        metrics=method.local_metrics(),
+        seconds=seconds,
         report=report,
     )
 

@@ -46,6 +46,7 @@ class ClientUpdate:
         class_counts: n_{k,c}, length C.
         metrics: Scalars of the local training, ``loss`` among them.
         report: What the method has the client measure besides (class means, say); never averaged with the entries.
+        seconds: Seconds of the parts of the local fit, when the run is profiled.
     """
 
     client: int
@@ -54,6 +55,7 @@ class ClientUpdate:
     class_counts: tuple[int, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)
     report: Tensors = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class ClientStore:

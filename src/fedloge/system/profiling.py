@@ -70,8 +70,8 @@ def fit_seconds(profiler: SimpleProfiler, strategy: str, total: float) -> dict[s
     recorded = profiler.recorded_durations
     found = {part: sum(sum(recorded[n.format(strategy=strategy)]) for n in names) for part, names in PARTS.items()}
     return {
-        "client/data": found["data"],
-        "client/forward_backward": found["step"] - found["optimizer"],
-        "client/optimizer": found["optimizer"],
-        "client/overhead": total - found["data"] - found["step"],
+        "data": found["data"],
+        "forward_backward": found["step"] - found["optimizer"],
+        "optimizer": found["optimizer"],
+        "overhead": total - found["data"] - found["step"],
     }
