@@ -1,4 +1,4 @@
-"""What the pages tell their readers to run: the fenced blocks of README.md, CONTRIBUTING.md and docs/, in order."""
+"""The commands and examples of the documentation: the fenced blocks of README.md, CONTRIBUTING.md and docs/."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"": "shell", "python": "python", "yaml": "yaml", "text": "text"}
-"""What a fence may say. Without a word it holds commands; output, trees and formulas are ``text``."""
+"""The allowed languages of a fence. Without a language it holds commands; output, trees and formulas are ``text``."""
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 OPTIONAL = re.compile(r"\[(--.*?)\](?=\s|$)")
@@ -25,7 +25,7 @@ class Block:
 
     @property
     def file(self):
-        """The file that it is to be saved as, which its first line names in a comment."""
+        """The name of the file to save the block as, from a comment in its first line."""
         named = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
         return named[1] if named else None
 
@@ -39,7 +39,7 @@ def blocks(path):
 def commands(text):
     """The commands of a shell block, each a list of words.
 
-    Comments and the dots of ``...`` are left out, what stands in ``[--brackets]`` is in, ``a && b`` are two.
+    Comments and ``...`` are left out, options in ``[--brackets]`` are included, and ``a && b`` are two commands.
     """
     found = []
     for line in text.replace("\\\n", " ").splitlines():
@@ -54,6 +54,6 @@ def commands(text):
 
 
 def inline_commands(path):
-    """The commands that stand in a sentence, each a list of words."""
+    """The commands within sentences, each a list of words."""
     found = re.findall(r"(?<!`)`((?:fedloge|pip install|python -m) [^`]+)`(?!`)", path.read_text(encoding="utf-8"))
     return [shlex.split(command) for command in found]

@@ -1,4 +1,4 @@
-"""The notebooks run, and what they show is what they give."""
+"""The notebooks run, and their committed outputs are those of a fresh run."""
 
 import re
 
@@ -14,7 +14,7 @@ PATHS = sorted(FOLDER.glob("*.ipynb"))
 SECONDS = re.compile(r"\d+(?:\.\d+)? (?:s|min|h)\b")
 DECIMAL = re.compile(r"-?\d+\.\d+")
 POINTS = 25
-"""What decimals may differ by where training rounds otherwise: one of the few images of a client weighs 5 to 20."""
+"""Allowed difference of decimals where training rounds differently: one image of a client weighs 5 to 20 percent."""
 
 notebooks = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -28,13 +28,13 @@ def code_cells(notebook):
 
 
 def text(cell):
-    """What a cell printed, without times."""
+    """The printed output of a cell, without times."""
     parts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
     return SECONDS.sub("TIME", "\n".join(part for part in parts if not part.startswith("<Figure")))
 
 
 def words(text):
-    """The words, whole numbers and hashes, for decimals a sign."""
+    """The words, whole numbers and hashes of a text, with # for every decimal."""
     return re.sub("[━─]+", "─", DECIMAL.sub("#", text)).split()
 
 
@@ -43,7 +43,7 @@ def decimals(text):
 
 
 def check_clean(notebook):
-    """Executed once from the top, without an error or a word on standard error."""
+    """Check that the notebook was executed once from the top, without errors or output on standard error."""
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
@@ -75,7 +75,7 @@ def test_links_lead_somewhere(path):
 @pytest.mark.slow
 @notebooks
 def test_fresh_outputs_are_the_committed_ones(path):
-    """To the last digit where this machine rounds like the one that they were made on; elsewhere but for decimals."""
+    """Outputs agree to the last digit where this machine rounds like the one that made them, elsewhere up to decimals."""
     committed, fresh = read(path), execute(path)
     check_clean(fresh)
     alike = committed.metadata["rounding"] == rounding()

@@ -1,4 +1,4 @@
-"""The pages of the paper's numbers and ours are made of what the studies wrote, and the summary leads to all of them."""
+"""Every study has a page, made from the study's results, and a row in the summary of the reproduction."""
 
 import re
 

@@ -65,10 +65,10 @@ def test_a_result_in_the_table(tmp_path):
     assert "| fedloge-processes@4 | pfl@4 | 2 | 3 | 1.50 | 1.40 to 1.60 | 1.00 |" in text
     assert "2030-01-02, commit abc, abacus, 4 cores, 8 GiB, synthetic images, 8 pairs" in text
     assert "Not measured: pfl-processes@4, pfl is not installed." in text
-    assert "Largest difference from the reference (of pfl@4 without running_var): 1.0e-07." in text
+    assert "Largest difference from the reference (pfl@4 compared without running_var): 1.0e-07." in text
 
 
-def test_an_exchange_tells_its_memory(tmp_path):
+def test_an_exchange_states_its_memory(tmp_path):
     runs = [{"contender": "flwr@1", "others_cores": 0.0, "details": {}, "peak_mib": 1234.5}]
     write(tmp_path, "exchange", workload="exchange", kind="exchange", comparisons=[], runs=runs)
     assert "| flwr@1 | 1234 |" in table.render(table.latest(tmp_path))
@@ -80,9 +80,9 @@ def test_a_missed_target_is_called_missed(tmp_path):
     assert "| 1.10× (1.40 to 1.60) | **not met** |" in table.render(table.latest(tmp_path))
 
 
-def test_who_broke_down_is_named(tmp_path):
+def test_a_failed_contender_is_named(tmp_path):
     write(tmp_path, "cpu-mini", failed={"pfl@4": "Traceback"}, runs=[], comparisons=[], gate={})
-    assert "Broke down: pfl@4." in table.render(table.latest(tmp_path))
+    assert "Failed: pfl@4." in table.render(table.latest(tmp_path))
 
 
 def test_the_text_around_the_tables_stays(tmp_path):

@@ -1,8 +1,8 @@
-"""Every command and every Python block of the documentation is run, page by page, in a folder that was made ready.
+"""Every command and every Python block of the documentation is run, page by page, in a prepared folder.
 
-The pages' placeholders are there as what they stand for: FILE is a configuration, RUN and RUN2 are finished runs,
-FOLDER is a folder of images. :data:`SHORT` cuts a verb's work down. What cannot be run is in :data:`NOT_RUN` with its
-reason and a check of as much of it as there is; any other command that is not fedloge's fails.
+The placeholders of the pages exist in this folder: FILE is a configuration, RUN and RUN2 are finished runs, FOLDER is a
+folder of images. :data:`SHORT` reduces the work of each verb. :data:`NOT_RUN` lists the commands that are not run, with
+the reason and a check that replaces the run; any other command that is not fedloge's fails.
 """
 
 import importlib.util
@@ -32,7 +32,10 @@ FIT = [*RUN, "--trainer.overwrite=true", "--report=false"]
 
 SHORT = {
     "fit": FIT,
-    "fit --config mine.yaml": ["--trainer.accelerator=cpu", "--report=false"],  # short already, and it should learn
+    "fit --config mine.yaml": [
+        "--trainer.accelerator=cpu",
+        "--report=false",
+    ],  # it is short already, and must train to a good accuracy
     "partition": ["--data.num_clients=4"],
     "resume": ["--trainer.rounds=2", "--report=false"],
     "compare": ["--seeds=[0]", "--methods={FedAvg: {}}", *RUN],
@@ -42,7 +45,7 @@ SHORT = {
     "collapse deep-linear": ["--steps=4", "--points=2"],
     "collapse language": ["--widths=[8]", "--steps=[0,1,2]", "--vocabulary=20"],
 }
-"""Options after those of the page, by how a command begins (the longest match): a round or two on a few batches."""
+"""Options appended to those of the page, by the beginning of a command (the longest match counts)."""
 
 
 # Commands that are not run ---------------------------------------------------------------------------------
@@ -60,23 +63,23 @@ def check_requirements(words):
 
 
 def check_ci(words):
-    """CI runs the same line."""
+    """CI runs the same command."""
     assert " ".join(words) in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
 def check_hooks(words):
-    """The hooks to install are there."""
+    """The hooks to install exist."""
     assert yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
 
 
 def check_module(words):
-    """The module exists, and the files that are named."""
+    """The module and the named files exist."""
     assert importlib.util.find_spec(words[words.index("-m") + 1])
     assert all((ROOT / word).is_file() for word in words if word.endswith(".py"))
 
 
 def check_benchmark(words):
-    """The arguments are accepted, and the workloads have the contenders that are asked for."""
+    """The arguments are accepted, and the workloads have the requested contenders."""
     from benchmarks import run
 
     with pytest.MonkeyPatch.context() as patch:
@@ -85,7 +88,7 @@ def check_benchmark(words):
 
 
 def check_tables(words):
-    """They say what the results say."""
+    """The tables agree with the results."""
     from benchmarks import table
 
     assert table.main([*words[3:], "--check"]) == 0
@@ -104,7 +107,7 @@ def check_fidelity(words):
 
 
 def check_study(words):
-    """The study has rows at that scale."""
+    """The study has entries at that scale."""
     from fedloge.experiments.study import load_study
 
     file, scale, *overrides = words[2:]
@@ -120,7 +123,7 @@ def check_huggingface(words):
 
 
 def check_site(words):
-    """What it builds from is there."""
+    """The configuration of the site exists."""
     assert (ROOT / "mkdocs.yml").is_file()
 
 
@@ -137,11 +140,12 @@ NOT_RUN = {
     "python -m benchmarks.run": ("takes hours; tests/benchmarks runs small ones", check_benchmark),
     "python -m benchmarks.clients": ("takes a minute and would write a result", check_module),
     "python -m benchmarks.table": ("would write the page", check_tables),
+    "python -m benchmarks.reproduction": ("would write the pages; tests/benchmarks writes others", check_module),
     "python -m benchmarks.fidelity": ("needs the published numbers; tests/benchmarks runs a mini one", check_fidelity),
-    "fedloge study .* --scale=\\w+": ("takes minutes to days; tests/test_study.py runs tiny ones", check_study),
+    "fedloge study .* --scale=\\w+": ("takes minutes to days; tests/experiments runs tiny ones", check_study),
     "fedloge collapse huggingface": ("needs a model; tests/collapse makes one", check_huggingface),
 }
-"""By how a command begins (a regular expression): why it is not run, and what is checked instead."""
+"""By the beginning of a command (a regular expression): why it is not run, and the check that replaces the run."""
 
 
 # Running ---------------------------------------------------------------------------------------------------
@@ -154,7 +158,7 @@ def execute(words):
         if re.match(rf"{start}( |$)", line):
             return check(words)
     if words[0] != "fedloge":
-        pytest.fail(f"nobody runs {line!r}: add it to NOT_RUN, with the reason why not")
+        pytest.fail(f"{line!r} is not run: add it to NOT_RUN with the reason")
     known = [start for start in SHORT if f"{line} ".startswith(f"fedloge {start} ")]
     arguments = words[1:] + (SHORT[max(known, key=len)] if known else [])
     if "--resume" in words:
@@ -180,7 +184,7 @@ def run_block(block: Block, names):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """What the placeholders and the names in the examples stand for."""
+    """The folder with everything that the placeholders and the names in the examples stand for."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "configs").symlink_to(ROOT / "configs")
     shutil.copy(ROOT / "configs" / "quickstart.yaml", folder / "FILE")
@@ -207,7 +211,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def names(prepared, tmp_path, monkeypatch):
-    """Moves into a copy of the prepared folder; what Python blocks find there under which names."""
+    """Change into a copy of the prepared folder; the names that Python blocks find there."""
     shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path])
@@ -216,18 +220,18 @@ def names(prepared, tmp_path, monkeypatch):
     return {"images": Digits().load().test.gather(torch.arange(3)) / 255}
 
 
-# What the pages claim besides -------------------------------------------------------------------------------
+# Further claims of the pages -------------------------------------------------------------------------------
 
 
 def exported_models_are_the_runs(names):
-    """What onnxruntime gets out of the exported files are the module's logits."""
+    """onnxruntime computes the module's logits from the exported files."""
     with torch.no_grad():
         expected = fedloge.load_run("runs/quickstart").personal(3)(names["images"])
     torch.testing.assert_close(torch.from_numpy(names["logits"]), expected, atol=1e-5, rtol=1e-5)
 
 
 def a_method_of_ones_own_is_what_it_says(names):
-    """The example's head stays with its client, there is no generic model, and the classes are learnt."""
+    """The example's head stays with its client, there is no generic model, and the accuracy is good."""
     summary = json.loads(Path("runs/mine/summary.json").read_text())
     assert summary["global"] is None
     assert summary["personal"]["acc_mean"] > 0.8
@@ -263,7 +267,7 @@ def test_every_fence_says_what_it_is(path):
 
 
 def test_commands_in_sentences_exist():
-    """Of these the verb, the module or the requirement is checked: most of them are not whole."""
+    """Only the verb, the module or the requirement is checked, because most of these commands are incomplete."""
     verbs = set(re.findall(r"^  (\S+)", USAGE, re.MULTILINE)) | {"--help", "VERB"}
     for path in PAGES:
         for words in inline_commands(path):
@@ -276,8 +280,8 @@ def test_commands_in_sentences_exist():
                     check_module(words)
 
 
-def test_a_command_that_nobody_runs_is_told():
-    with pytest.raises(pytest.fail.Exception, match="nobody runs 'make coffee'"):
+def test_a_command_that_is_neither_run_nor_listed_fails():
+    with pytest.raises(pytest.fail.Exception, match="'make coffee' is not run"):
         execute(["make", "coffee"])
     with pytest.raises(AssertionError, match="exit code 2"):
         execute(["fedloge", "coffee"])

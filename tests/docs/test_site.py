@@ -1,4 +1,4 @@
-"""The site: built without a warning, complete, and fine in a browser without a network."""
+"""The site builds without a warning, is complete, and works in a browser without a network."""
 
 import importlib
 import os
@@ -32,7 +32,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inventory(site):
-    """Where the site documents which name."""
+    """The page of every documented name."""
     lines = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode().splitlines()
     return {line.split()[0]: line.split()[3].partition("#")[0] for line in lines}
 
