@@ -75,7 +75,7 @@ def test_links_lead_somewhere(path):
 @pytest.mark.slow
 @notebooks
 def test_fresh_outputs_are_the_committed_ones(path):
-    """Outputs agree to the last digit where this machine rounds like the one that made them, elsewhere up to decimals."""
+    """Outputs agree to the last digit on machines that round like the one that made them, else up to decimals."""
     committed, fresh = read(path), execute(path)
     check_clean(fresh)
     alike = committed.metadata["rounding"] == rounding()
