@@ -23,3 +23,15 @@ def test_files_that_a_page_names_exist(path):
 def test_tests_that_a_page_names_exist(path):
     named = re.findall(r"[`:](test_\w+)`", path.read_text(encoding="utf-8"))
     assert [name for name in named if name not in TESTS] == []
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") < 200
+    assert len(text.split()) < 1300
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_pages_outside_the_site_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
