@@ -371,7 +371,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_checkpoint(small_disk, whole
     run_tiny(small_disk.parent / "saved", "last", rounds=round + 1)
 
 
-def test_a_disk_that_cannot_be_written_is_told(small_disk):
+def test_a_read_only_disk_gives_a_clear_error(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(RunError, match="cannot be written: Read-only file system"):
         run_tiny(small_disk / "run")
@@ -453,7 +453,7 @@ def test_a_store_beyond_its_limit_is_on_disk_and_the_same():
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_store_that_fills_its_disk_is_told(small_disk, monkeypatch):
+def test_a_store_that_fills_its_disk_gives_a_clear_error(small_disk, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     store = ClientStore(100, lambda k: {}, memory_limit=0)
 
