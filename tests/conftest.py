@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from collections import namedtuple
 from pathlib import Path
 
@@ -37,6 +38,28 @@ def disk(monkeypatch):
 
     leave(2**40)
     return leave
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own with 400 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """An uninterrupted run, and what it left."""
+    from tiny_runs import content, run_tiny
+
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_tiny(folder)
+    return folder, content(folder)
 
 
 @pytest.fixture(scope="session")

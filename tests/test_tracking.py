@@ -57,9 +57,9 @@ def test_one_run_with_the_round_as_the_step(logged, run):
     metrics = rows(logged, "metrics.csv")
     assert [step for step in run.history if "global/acc" in run.history[step]] == [1, 2]
     for row in metrics:
-        told = run.history[int(row["round"])]
+        row_logged = run.history[int(row["round"])]
         for name in ("global/acc", "global/acc_many", "global/acc_medium", "global/acc_few", "personal/acc_mean"):
-            assert told[name] == pytest.approx(float(row[name]), abs=1e-6)
+            assert row_logged[name] == pytest.approx(float(row[name]), abs=1e-6)
     assert run.project == "fedloge"
     assert json.loads((logged / "tracking.json").read_text())["id"] == run.id
 
@@ -101,7 +101,7 @@ def test_the_summary(logged, run):
     assert run.summary["run"]["last10"] == summary["last10"]
 
 
-def test_a_run_that_goes_on_has_the_same_id(logged, run, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_same_id(logged, run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     copied = tmp_path / "run"
@@ -137,9 +137,9 @@ def test_tensorboard(tmp_path):
     options = [*SHORT[:2], str(config), *SHORT[3:], f"--trainer.run_dir={tmp_path / 'run'}"]
     assert main(options) == 0
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    told = [(event.step, event.value) for event in events.Scalars("global/acc")]
+    scalars = [(event.step, event.value) for event in events.Scalars("global/acc")]
     metrics = rows(tmp_path / "run", "metrics.csv")
-    assert told == [(int(row["round"]), pytest.approx(float(row["global/acc"]), abs=1e-6)) for row in metrics]
+    assert scalars == [(int(row["round"]), pytest.approx(float(row["global/acc"]), abs=1e-6)) for row in metrics]
 
 
 def test_lightning_classes_work_too(tmp_path):
@@ -223,10 +223,10 @@ def test_every_run_of_a_sweep_agent_has_a_folder_of_its_own(monkeypatch):
 
 
 def test_what_an_agent_starts(tmp_path):
-    """W&B's agent tells a run its id and its sweep in the environment."""
+    """W&B's agent passes the ids of the run and its sweep in the environment."""
     pytest.importorskip("wandb")
-    told = {"MODE": "offline", "SILENT": "true", "SWEEP_ID": "s1", "RUN_ID": "r2", "PROJECT": "mine"}
-    environment = {**os.environ, **{f"WANDB_{name}": value for name, value in told.items()}}
+    variables = {"MODE": "offline", "SILENT": "true", "SWEEP_ID": "s1", "RUN_ID": "r2", "PROJECT": "mine"}
+    environment = {**os.environ, **{f"WANDB_{name}": value for name, value in variables.items()}}
     command = [sys.executable, "-m", "fedloge", *SHORT, "--trainer.logger=wandb", "--model.gamma=0.5"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     (run,) = read_runs(tmp_path / "runs" / "sweep-s1" / "r2")
@@ -234,6 +234,6 @@ def test_what_an_agent_starts(tmp_path):
     assert run.history[2]["global/acc"] is not None
 
 
-def test_colours_of_a_cosine():
-    picture = tracking.cosine_picture(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), size=2)
+def test_colours_of_a_heat_map():
+    picture = tracking.heat_map(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), size=2)
     assert [picture.getpixel(place) for place in ((0, 0), (1, 0), (0, 1))] == [(255, 0, 0), (0, 0, 255), (255,) * 3]

@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 
 import pytest
 import torch
@@ -8,10 +7,8 @@ import torch
 from broken import Locked
 from fedloge import FedAvg, FederatedCallback, FederatedTrainer, FedLoGe
 from fedloge.errors import ConfigError, RunError
-from fedloge.evaluation import Evaluator
 from fedloge.executors import Processes
 from fedloge.executors.processes import num_cores
-from fedloge.methods.base import Client
 from fedloge.models import SmallCNN
 from fedloge.runs.folder import RunFolder
 
@@ -145,48 +142,6 @@ def test_mask_absent_never_predicts_an_absent_class(tmp_path, make_data):
     assert summaries[1]["personal"]["acc_mean"] >= summaries[0]["personal"]["acc_mean"]
 
 
-@pytest.mark.parametrize(
-    ("options", "accuracy", "groups"),
-    [
-        ({}, 0.5, (0.0, 1.0, None)),
-        ({"mask_absent": "train"}, 0.5, (0.0, 1.0, None)),
-        ({"mask_absent": "test"}, 1.0, (1.0, 1.0, None)),
-        ({"personal_shots": "own"}, 0.5, (0.5, None, None)),
-    ],
-)
-def test_masks_and_groups_of_the_released_code(options, accuracy, groups):
-    """A client has training images of three classes, and one test image of each of the classes 0 and 1.
-
-    It takes the first for class 2, and is right once that class is masked. By the training counts class 0 is many-shot
-    and class 1 medium-shot; by its own test counts both are many-shot.
-    """
-
-    class Data:
-        class_counts = (80, 15, 5)
-        test_labels = torch.tensor([0, 1])
-
-        def test_batches(self, indices=None, device=None):
-            yield torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]), self.test_labels
-
-        def client_test_indices(self, client):
-            return torch.tensor([0, 1])
-
-    class Scores(FedAvg):
-        def features(self, images, view="global"):
-            return images
-
-        def logits(self, features, view):
-            return features
-
-    method = Scores(SmallCNN((6,), in_channels=1), 3)
-    data, population = Data(), [Client(0, (8, 2, 1))]
-    evaluator = Evaluator(method, data, population, **options)
-    personal = evaluator.evaluate(method.initial_state(1, lambda k: torch.Generator())).personal()
-    assert personal["acc_mean"] == accuracy
-    found = [personal[f"acc_{group}"] for group in ("many", "medium", "few")]
-    assert tuple(None if math.isnan(value) else value for value in found) == groups
-
-
 def test_another_trainer_does_not_change_the_threads(tmp_path, make_data):
     class Count(FederatedCallback):
         def on_client_end(self, trainer, round, client):
@@ -242,14 +197,6 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, make_data):
     with pytest.raises(RunError, match="is not a run"):
         run(tmp_path, make_data, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-def test_a_truncated_checkpoint_is_named(tmp_path, make_data):
-    run(tmp_path / "run", make_data, rounds=1)
-    path = tmp_path / "run" / "checkpoints" / "last" / "shared.safetensors"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(RunError, match=r"shared\.safetensors' is damaged"):
-        RunFolder(tmp_path / "run").checkpoints.load("last")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where a run's metrics go besides its folder: W&B, TensorBoard or a CSV file, with the round as the step."""
+"""Loggers of a run's metrics: W&B, TensorBoard or a CSV file, with the round as the step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.errors import ConfigError, FedlogeError
@@ -23,28 +22,28 @@ if TYPE_CHECKING:
     from fedloge.trainer import FederatedTrainer
 
 PACKAGES = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX"), "csv": ()}
-"""The names that ``trainer.logger`` takes beside Lightning's classes, and the packages one of which each needs."""
+"""Names that ``trainer.logger`` accepts beside Lightning's classes; each needs one of its packages."""
 
 TRACKING = "tracking.json"
-"""Where the run folder keeps the id of its W&B run."""
+"""File of the run folder with the id of its W&B run."""
 
 
 class RoundLogger(WandbLogger):
     """Lightning's W&B logger with the round as W&B's own step."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log what belongs to a round; what is logged for the same round joins one row."""
+        """Log metrics of a round; metrics of the same round share a row."""
         self.experiment.log(dict(metrics), step=step)
 
 
 class Tracking(FederatedCallback):
-    """Opens the loggers that were asked for by name, and gives all of them more than scalars.
+    """Opens the loggers that are given by name, and logs more than scalars.
 
-    Every logger gets the resolved configuration. A W&B logger, Lightning's own class included, gets the tables per
-    class and per client, a bar chart of the classes, the cosines of SSE-C and the summary too.
+    Every logger gets the resolved configuration. A W&B logger, including Lightning's own class, also gets the tables
+    per class and per client, a bar chart of the classes, the method's figures and the summary.
 
     Args:
-        names: Loggers to make once the run folder exists; their files go into it.
+        names: Loggers to open once the run folder exists; their files go into it.
 
     Raises:
         ConfigError: If a name is unknown or its package is not installed.
@@ -57,18 +56,18 @@ class Tracking(FederatedCallback):
         self._started = False
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """Open the loggers; a run that goes on goes on in the same places."""
+        """Open the loggers; a resumed run continues in the same files and the same W&B run."""
         folder = trainer.folder
         trainer.loggers = [*trainer.loggers, *(_open(name, folder) for name in self.names)]
         self._started = True
-        config, done = folder.path / "config.yaml", folder.rows("metrics.csv")
+        config = folder.path / "config.yaml"
         options = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
         for logger in trainer.loggers:
             logger.log_hyperparams(options)
-        heat_map = sse_c_heat_map(trainer.method)
-        if heat_map is not None and not done:
-            for board in wandb_loggers(trainer.loggers):
-                board.log_image("SSE-C", [heat_map[0]], step=0, caption=[heat_map[1]])
+        if not folder.rows("metrics.csv"):
+            for name, (matrix, caption) in trainer.method.figures().items():
+                for board in wandb_loggers(trainer.loggers):
+                    board.log_image(name, [heat_map(matrix)], step=0, caption=[caption])
 
     def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
         """Log tables and charts of the final models, and close the loggers."""
@@ -85,7 +84,7 @@ class Tracking(FederatedCallback):
 
 
 def split_names(loggers: Any) -> tuple[list[str], Any]:
-    """The names among ``trainer.logger``, and the rest as Lightning's Trainer takes it."""
+    """Split ``trainer.logger`` into names and the value for Lightning's Trainer."""
     if isinstance(loggers, str):
         return [loggers], False
     if isinstance(loggers, list):
@@ -94,10 +93,10 @@ def split_names(loggers: Any) -> tuple[list[str], Any]:
 
 
 def check_installed(name: str) -> None:
-    """Refuse a logger that is unknown, or whose package is not installed, before a run begins.
+    """Check before a run that a logger is known and its package installed.
 
     Raises:
-        ConfigError: Naming what to choose or install.
+        ConfigError: If not; names what to choose or install.
     """
     if name not in PACKAGES:
         remedy = f"Choose one of {', '.join(PACKAGES)}, or the class path of a Lightning logger."
@@ -112,7 +111,7 @@ def _open(name: str, folder: RunFolder) -> Logger:
     try:
         return makers[name](folder)
     except FedlogeError:
-        if not (folder.path / "checkpoints").exists():  # a run that could not begin leaves nothing in the way
+        if not (folder.path / "checkpoints").exists():  # the run never began: leave no files that would block the next
             for path in folder.path.iterdir():
                 if path.is_file() and path.name != LOCK:
                     path.unlink()
@@ -120,12 +119,12 @@ def _open(name: str, folder: RunFolder) -> Logger:
 
 
 def wandb_logger(folder: RunFolder) -> RoundLogger:
-    """A W&B run for this run folder: the same one whenever it is opened again.
+    """The W&B run of a run folder: the same one whenever it is opened.
 
     ``WANDB_MODE``, ``WANDB_PROJECT`` and W&B's other environment variables apply.
 
     Raises:
-        FedlogeError: If W&B refuses, for want of a key for example.
+        FedlogeError: If W&B raises an error, about a missing key for example.
     """
     import wandb
 
@@ -152,7 +151,7 @@ def tensorboard_logger(folder: RunFolder) -> TensorBoardLogger:
 
 
 def csv_logger(folder: RunFolder) -> CSVLogger:
-    """Lightning's ``metrics.csv`` in ``RUN/csv``, begun with the rounds that are already done."""
+    """Lightning's ``metrics.csv`` in ``RUN/csv``, starting with the rounds that are already done."""
     shutil.rmtree(folder.path / "csv", ignore_errors=True)
     logger = CSVLogger(folder.path, name="csv", version="", flush_logs_every_n_steps=1)
     for row in folder.rows("metrics.csv"):
@@ -162,7 +161,7 @@ def csv_logger(folder: RunFolder) -> CSVLogger:
 
 
 def wandb_loggers(loggers: Iterable[Logger]) -> list[WandbLogger]:
-    """Those that log to W&B."""
+    """The loggers that log to W&B."""
     return [logger for logger in loggers if isinstance(logger, WandbLogger)]
 
 
@@ -201,29 +200,21 @@ def _value(column: str, text: str) -> Any:
     return None if text == "" else float(text) if "." in text else int(text)
 
 
-def sse_c_heat_map(method: Any) -> tuple[Image.Image, str] | None:
-    """The cosines between the vectors of a FedLoGe method's fixed classifier as a picture with its caption."""
-    from fedloge.methods.fedloge import FedLoGe
+def heat_map(matrix: Tensor, size: int = 400) -> Image.Image:
+    """A square matrix [C, C] as colours: blue for -1, white for 0, red for 1.
 
-    if not isinstance(method, FedLoGe):
-        return None
-    unit = functional.normalize(method.sse.weight.detach().cpu())
-    cosines = unit @ unit.T
-    apart = cosines[~torch.eye(len(cosines), dtype=torch.bool)]
-    caption = f"cosines of the {len(cosines)} class vectors; between classes {apart.min():.4f} to {apart.max():.4f}"
-    return cosine_picture(cosines), caption
-
-
-def cosine_picture(cosines: Tensor, size: int = 400) -> Image.Image:
-    """A square matrix [C, C] of cosines as colours: blue for -1, white for 0, red for 1."""
-    colours = torch.stack([1 + cosines.clamp(max=0), 1 - cosines.abs(), 1 - cosines.clamp(min=0)], dim=2)
+    Args:
+        matrix: Values in [-1, 1].
+        size: Width and height in pixels, rounded down to a multiple of C.
+    """
+    colours = torch.stack([1 + matrix.clamp(max=0), 1 - matrix.abs(), 1 - matrix.clamp(min=0)], dim=2)
     pixels = (255 * colours.clamp(0, 1)).round().to(torch.uint8).numpy()
-    scale = max(size // len(cosines), 1)
-    return Image.fromarray(pixels).resize((len(cosines) * scale,) * 2, Image.Resampling.NEAREST)
+    scale = max(size // len(matrix), 1)
+    return Image.fromarray(pixels).resize((len(matrix) * scale,) * 2, Image.Resampling.NEAREST)
 
 
 def agent_options(args: Sequence[str]) -> list[str]:
-    """Under ``wandb agent`` each run of the sweep gets a folder of its own, unless one was given."""
+    """A run folder of its own for each run that ``wandb agent`` starts, unless one is given."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     if not sweep or not run or any(arg.startswith("--trainer.run_dir") for arg in args):
         return []

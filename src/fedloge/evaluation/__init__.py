@@ -1,4 +1,4 @@
-"""Testing the generic and the personal models."""
+"""Tests of the generic and the personal models."""
 
 from fedloge.evaluation.evaluator import ClientScore, Evaluation, Evaluator
 from fedloge.evaluation.shots import shots

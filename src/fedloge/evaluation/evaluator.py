@@ -1,4 +1,4 @@
-"""Test the generic model on the balanced test set and every personal model on its client's own."""
+"""Test the generic model on the global test set and every personal model on its client's test images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PersonalShots = Literal["global", "own"]
 
 
 class TestData(Protocol):
-    """What evaluation needs of the data."""
+    """The test data that evaluation needs."""
 
     @property
     def class_counts(self) -> Sequence[int]:
@@ -35,17 +35,17 @@ class TestData(Protocol):
     def test_batches(
         self, indices: Tensor | None = None, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The global test set in order, or some of its images."""
+        """Batches of the global test set in order, or of some of its images."""
         ...
 
     def client_test_indices(self, client: int) -> Tensor:
-        """Which test images are a client's own, int64."""
+        """Indices of a client's test images, int64."""
         ...
 
 
 @dataclass(frozen=True)
 class ClientScore:
-    """How a personal model does on its client's own test set."""
+    """Scores of a personal model on its client's test images."""
 
     client: int
     n_train: int
@@ -58,12 +58,13 @@ class ClientScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The accuracies of the 1 + K models at one time.
+    """Test results of the 1 + K models of a state.
 
     Args:
-        global_confusion: Of the generic model on the global test set [C, C]; None for a method without one.
-        personal_confusion: Of all personal models on their own test sets, summed [C, C]; None likewise.
-        clients: A score per client that has test images.
+        global_confusion: Confusion matrix [C, C] of the generic model on the global test set; None without one.
+        personal_confusion: Sum [C, C] of the personal models' confusion matrices on their clients' test images; None
+            without personal models.
+        clients: Scores of each client that has test images.
         groups: many, medium or few for every class, by the global training counts.
     """
 
@@ -73,14 +74,14 @@ class Evaluation:
     groups: tuple[str, ...] = field(repr=False)
 
     def generic(self) -> dict[str, float]:
-        """Accuracy of the generic model, overall and by group; empty without one."""
+        """Accuracy of the generic model, overall and by group; empty if there is none."""
         if self.global_confusion is None:
             return {}
         groups = metrics.group_accuracies(self.global_confusion, self.groups, SHOTS)
         return {"acc": metrics.accuracy(self.global_confusion)} | {f"acc_{s}": groups[s] for s in SHOTS}
 
     def personal(self) -> dict[str, float]:
-        """Mean over clients of their accuracy, its deviation, the worst tenth, F1 and the groups; empty without any.
+        """Means over clients of accuracy, F1 and group accuracies, with deviation and worst tenth; empty without any.
 
         A group's accuracy is the mean over the clients that have test images of it.
         """
@@ -103,7 +104,7 @@ class Evaluation:
         return {model: matrix for model, matrix in matrices.items() if matrix is not None}
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
-        """All of it under the names of ``metrics.csv``."""
+        """Columns of ``metrics.csv``."""
         views = {"global": self.generic(), "personal": self.personal()}
         return {f"{prefix}{view}/{name}": value for view, part in views.items() for name, value in part.items()}
 
@@ -111,22 +112,22 @@ class Evaluation:
 class Evaluator:
     """Evaluates states of a method.
 
-    Where one backbone serves all clients, the features of the test set are computed once and every head is applied to
-    them; they are kept for as long as the backbone stays the same.
+    If all clients share one backbone, the features of the test set are computed once and every head is applied to
+    them; they are kept while the backbone stays the same.
 
     Args:
-        method: The module that states are loaded into.
-        data: The test data.
+        method: Module that states are loaded into.
+        data: Test data.
         population: All K clients.
         mask_absent: ``train`` removes, for each personal model, the classes that its client has no training image of,
             ``test`` those that it has no test image of, as the released code does. Either is privileged knowledge that
             baselines usually do not use, so it is off by default.
-        shot_rule: How classes are grouped.
-        personal_shots: The counts that group a client's classes: N_c, those of the ``global`` training set, or those of
-            its ``own`` test set, as in the released code.
-        device: Where to compute.
-        threads: Of torch on the CPU. Another number may change features in the last bit (odd batch sizes of wide
-            networks do), and so a prediction where two classes tie.
+        shot_rule: Rule that groups classes into many, medium and few.
+        device: Device of the computation; the CPU by default.
+        threads: Number of torch threads on the CPU. Another number may change features in the last bit (it does for odd
+            batch sizes of wide networks), and so a prediction where two classes tie.
+        personal_shots: Counts that group a client's classes: N_c of the ``global`` training set, or those of its
+            ``own`` test images, as in the released code.
     """
 
     def __init__(
@@ -154,7 +155,12 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, state: FederatedState, mask_absent: MaskAbsent | None = None) -> Evaluation:
-        """Test the 1 + K models of a state, with the mask asked for here or at the start."""
+        """Test the 1 + K models of a state.
+
+        Args:
+            state: State to test; it is not changed.
+            mask_absent: Mask instead of the evaluator's own.
+        """
         mask = mask_absent or self.mask_absent
         self.method.to(self.device).eval()
         self._loaded = None
@@ -184,7 +190,7 @@ class Evaluator:
     def _features_of(
         self, state: FederatedState, personal: Tensors, view: View, indices: Tensor | None = None
     ) -> Tensor:
-        """Features of some test images through a client's own body, or else through the one that all share.
+        """Features of test images through the client's own body if it has one, else through the shared one.
 
         Leaves the state loaded. Shared features are kept while the tensors of the body are the same objects.
         """
@@ -200,7 +206,7 @@ class Evaluator:
         return self._features[1] if indices is None else self._features[1][indices]
 
     def _load(self, shared: SharedState, personal: Tensors) -> None:
-        """Load a client's state into the module, copying only what differs from the client's before."""
+        """Load a client's state into the module, copying only entries that differ from the previous client's."""
         entries = {**shared.tensors, **shared.fixed}
         if self._loaded is None:
             self.method.load_entries(entries)
@@ -213,7 +219,7 @@ class Evaluator:
 
     def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
         batches = self.data.test_batches(indices, self.device)
-        kind = next(self.method.parameters()).dtype  # not float32 where Lightning's precision is "true" to another
+        kind = next(self.method.parameters()).dtype  # float64 or bfloat16 with a "true" precision
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -247,6 +253,6 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Mean of the values that are numbers; nan without any."""
+    """Mean of the values that are not nan; nan without any."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else float("nan")

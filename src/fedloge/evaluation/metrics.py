@@ -1,4 +1,4 @@
-"""Accuracies and F1 scores from confusion matrices. Classes without test images are left out, never counted as 0."""
+"""Accuracies and F1 scores from confusion matrices. Classes without test images are left out, not counted as 0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def accuracy(matrix: Tensor) -> float:
-    """Share of correct predictions; nan without any."""
+    """Fraction of correct predictions; nan without any prediction."""
     return _ratio(matrix.diagonal().sum(), matrix.sum())
 
 
@@ -25,12 +25,18 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
 
 
 def group_accuracy(matrix: Tensor, classes: Tensor) -> float:
-    """Share of correct predictions on the images of some classes (a boolean mask [C]); nan without any."""
+    """Fraction of correct predictions on the images of some classes (a boolean mask [C]); nan without any image."""
     return _ratio(matrix.diagonal()[classes].sum(), matrix[classes].sum())
 
 
 def group_accuracies(matrix: Tensor, groups: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """:func:`group_accuracy` of each named group, given the group of every class."""
+    """:func:`group_accuracy` by group.
+
+    Args:
+        matrix: Confusion matrix [C, C].
+        groups: Group of every class, length C.
+        names: Groups to return.
+    """
     return {name: group_accuracy(matrix, torch.tensor([group == name for group in groups])) for name in names}
 
 

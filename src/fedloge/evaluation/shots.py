@@ -1,4 +1,4 @@
-"""Which classes are many-, medium- and few-shot."""
+"""Grouping of classes into many-, medium- and few-shot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def shots(class_counts: Sequence[int], rule: ShotRule = "mass") -> list[str]:
 
     Args:
         class_counts: N_c, length C.
-        rule: Which of the two.
+        rule: ``mass`` or ``count``.
 
     Returns:
         ``many``, ``medium`` or ``few`` for each class.

@@ -1,1 +1,1 @@
-"""The state of a federation, who takes part in a round, and how updates become the next state."""
+"""State of a federation, cohorts, receiving what clients send, aggregation, and progress of a run."""

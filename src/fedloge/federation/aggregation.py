@@ -15,11 +15,11 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
 
     Parameters and floating buffers (BatchNorm statistics) are averaged; integer buffers such as
     ``num_batches_tracked`` take the maximum and stay integers. The mean is a running one,
-    ``m ← m + (n_k / N_k)(w_k - m)`` with N_k the examples seen so far, so equal updates leave it unchanged to the bit
-    and nothing but the updates that did arrive counts.
+    ``m ← m + (n_k / N_k)(w_k - m)`` with N_k the number of examples so far. Equal updates therefore leave it unchanged
+    to the bit, and only updates that arrived count.
 
     Args:
-        updates: In client order, so that the result does not depend on who finished first.
+        updates: Updates in client order, so that the result does not depend on which client finished first.
         uniform: Give every client the same weight instead of n_k.
 
     Raises:
@@ -42,7 +42,7 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
 
 
 def average_personal(clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
-    """Example-weighted mean of the clients' personal entries: for testing alone, no server could make it."""
+    """Example-weighted mean of the clients' personal entries, for testing only: a server never sees these entries."""
     states = zip(range(len(clients)), clients, num_examples, strict=True)
     return weighted_mean(ClientUpdate(client, own, size, ()) for client, own, size in states)
 

@@ -1,4 +1,4 @@
-"""What moves between server and clients: shared state, client updates, and the clients' personal state."""
+"""Shared state, client updates, and the clients' personal states."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from fedloge.system.storage import clear_os_errors
 
 Tensors = Mapping[str, Tensor]
-"""Named tensors, the names being those of the method's ``state_dict``."""
+"""Tensors by their names in the method's ``state_dict``."""
 
 MEMORY_LIMIT_BYTES = 2**30
-"""Personal states beyond this go to disk."""
+"""Bytes of personal states beyond which they are stored on disk."""
 
 
 @dataclass(frozen=True)
 class SharedState:
-    """What every client receives at the start of a round.
+    """State that every client receives at the start of a round.
 
     Args:
         tensors: Entries that clients train and the server averages (θ and ψ for FedLoGe).
-        fixed: Entries that the server makes and no client changes (SSE-C); which of them travel when, the method says.
+        fixed: Entries that the server makes and no client changes (SSE-C); the method declares which of them travel.
     """
 
     tensors: Tensors
@@ -40,13 +40,13 @@ class ClientUpdate:
     """What a client sends back: never a personal entry.
 
     Args:
-        client: Which client, 0 … K-1.
-        tensors: The shared entries after local training.
+        client: Number of the client, 0 … K-1.
+        tensors: Shared entries after local training.
         num_examples: n_k, the weight of this client in the average.
         class_counts: n_{k,c}, length C.
-        metrics: Scalars of the local training, ``loss`` among them.
-        report: What the method has the client measure besides (class means, say); never averaged with the entries.
-        seconds: Seconds of the parts of the local fit, when the run is profiled.
+        metrics: Scalars of the local training, including ``loss``.
+        report: Tensors that the client measures for the method, class means for example; not averaged.
+        seconds: Seconds of the local fit by part; empty unless the run is profiled.
     """
 
     client: int
@@ -59,16 +59,16 @@ class ClientUpdate:
 
 
 class ClientStore:
-    """The personal state of every client, untouched while a client is not sampled.
+    """The personal state of every client; it does not change while the client is not sampled.
 
     A client that was never stored has its ``initial`` state, which must depend on the client alone. States are kept in
     memory up to a limit, and beyond it in a temporary file that is mapped into memory, so that the system can drop its
-    pages whenever memory is short.
+    pages when memory is short.
 
     Args:
-        num_clients: K.
-        initial: The state of a client before its first round.
-        memory_limit: Bytes from which on states go to the file; None takes ``MEMORY_LIMIT_BYTES``.
+        num_clients: Number of clients K.
+        initial: Returns the state of a client before its first round.
+        memory_limit: Bytes beyond which states go to the file; ``MEMORY_LIMIT_BYTES`` by default.
     """
 
     def __init__(self, num_clients: int, initial: Callable[[int], Tensors], memory_limit: int | None = None) -> None:
@@ -80,7 +80,7 @@ class ClientStore:
         self._disk: _DiskStates | None = None
 
     def __getitem__(self, client: int) -> Tensors:
-        """The state of ``client``; treat it as read-only."""
+        """The state of ``client``; it must not be changed."""
         if not 0 <= client < self.num_clients:
             raise IndexError(f"client {client} does not exist: the run has clients 0 to {self.num_clients - 1}")
         if client in self._states:
@@ -106,22 +106,22 @@ class ClientStore:
         return (self[client] for client in range(self.num_clients))
 
     def map(self, change: Callable[[int, Tensors], Tensors]) -> ClientStore:
-        """A store whose states are ``change(client, state)`` of these, computed when asked for."""
+        """A store whose states are ``change(client, state)`` of these, computed on each access."""
         return ClientStore(self.num_clients, lambda client: change(client, self[client]), self.memory_limit)
 
     def fork(self) -> ClientStore:
-        """A store that starts from these states and leaves them as they are."""
+        """A store that starts from these states and does not change them."""
         return ClientStore(self.num_clients, self.__getitem__, self.memory_limit)
 
     def adopt(self, fork: ClientStore) -> None:
-        """Take over what was stored in a :meth:`fork` of this store."""
+        """Store the states that were stored in a :meth:`fork` of this store."""
         stored = fork._states.keys() | (fork._disk.clients if fork._disk else set())
         for client in sorted(stored):
             self[client] = fork[client]
 
 
 class _DiskStates:
-    """States of one layout in a temporary file, a row per client, that vanishes with this object."""
+    """States of one layout in a temporary file, a row per client; the file is deleted with this object."""
 
     def __init__(self, num_clients: int, example: Tensors) -> None:
         self.clients: set[int] = set()
@@ -162,12 +162,12 @@ class _DiskStates:
 
 def _clear_spill_errors() -> AbstractContextManager[None]:
     folder = tempfile.gettempdir()
-    return clear_os_errors(f"{folder!r}, where states of clients go that memory has no room for (set by TMPDIR),")
+    return clear_os_errors(f"{folder!r}, which stores client states beyond the memory limit (set by TMPDIR),")
 
 
 @dataclass(frozen=True)
 class FederatedState:
-    """Everything that a run has learnt: ``round`` rounds done, the shared and the personal states."""
+    """Everything that a run has learnt in ``round`` rounds: the shared and the personal states."""
 
     round: int
     shared: SharedState
@@ -181,5 +181,5 @@ class FederatedState:
 
 
 def num_bytes(tensors: Tensors) -> int:
-    """Size of the tensors' elements in bytes."""
+    """Size of tensors in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -26,7 +26,7 @@ ABOUT = "model.json"
 
 
 class Body(nn.Module):
-    """Images float32 [n, channels, H, W] in [0, 1] to features [n, d]; normalisation is inside."""
+    """Maps images float32 [n, channels, H, W] in [0, 1] to features [n, d]; includes the normalisation."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Body(nn.Module):
 
 
 class Head(nn.Module):
-    """Features [n, d] to logits [n, C]."""
+    """Maps features [n, d] to logits [n, C]."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
@@ -54,22 +54,22 @@ class Head(nn.Module):
 
 
 def export_models(run: Run, client: str | int | None, format: Format, output: str | Path) -> list[Path]:
-    """Write models into a folder, with a ``model.json`` that says which files make which model.
+    """Write models to a folder, with a ``model.json`` that lists the files of each model.
 
     Models that share the body share its file; one with a body of its own gets a file for it. ONNX and TorchScript files
     map images to features and features to logits. Safetensors files hold the entries of the method's ``state_dict``.
 
     Args:
-        run: A finished run.
+        run: Finished run.
         client: A client's number, a new client's folder, ``all`` (every model), or None (the generic one).
-        format: Of the files.
-        output: A new or empty folder.
+        format: Format of the files.
+        output: New or empty folder.
 
     Returns:
-        The files.
+        Files that were written.
 
     Raises:
-        FedlogeError: If there is no such model, the folder is not empty, or a package is missing.
+        FedlogeError: If the model does not exist, the folder is not empty, or a package is missing.
     """
     check_format(format)
     models = all_models(run) if client == "all" else [choose_model(run, client)]
@@ -91,10 +91,10 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
 
 
 def check_format(format: Format) -> None:
-    """Refuse a format whose packages are not installed.
+    """Check that the packages of a format are installed.
 
     Raises:
-        FedlogeError: Naming what to install.
+        FedlogeError: If not; names what to install.
     """
     missing = [name for name in ("onnx", "onnxscript") if format == "onnx" and find_spec(name) is None]
     if missing:
@@ -105,8 +105,8 @@ class Writer:
     """Writes bodies and heads, a shared body once.
 
     Args:
-        folder: Where.
-        format: Of the files.
+        folder: Folder for the files.
+        format: Format of the files.
     """
 
     def __init__(self, folder: Path, format: Format) -> None:
@@ -114,7 +114,7 @@ class Writer:
         self.files: list[Path] = []
 
     def write(self, run: Run, model: Model) -> dict[str, str]:
-        """Write a model's head, and its body unless it is there already; returns their file names."""
+        """Write a model's head, and its body unless it is already written; returns their file names."""
         own_body = run.method.has_own_body(model.personal)
         predictor = freeze_flags(run.predictor(model.view, model.personal))
         source = run.data.source
@@ -141,7 +141,7 @@ class Writer:
 
 
 def freeze_flags(predictor: Predictor) -> Predictor:
-    """Make Python values of the flags that a method branches on: a graph has no branches, and a flag never changes."""
+    """Turn the flags that a method branches on into Python values: a graph has no branches, and flags do not change."""
     for module in predictor.method.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.dtype == torch.bool and buffer.ndim == 0:
@@ -155,7 +155,7 @@ def _program(part: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 
 
 def _save_entries(part: nn.Module, example: Tensor, path: Path, *_: str) -> None:
-    """Those entries of the method's state that the part uses."""
+    """Save the entries of the method's state that the part uses."""
     program = _program(part, example)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -173,7 +173,7 @@ def _save_onnx(part: nn.Module, example: Tensor, path: Path, takes: str, gives: 
 
 
 def _save_torchscript(part: nn.Module, example: Tensor, path: Path, *_: str) -> None:
-    """Traced and frozen, which leaves out what the part does not use."""
+    """Save a traced and frozen graph, which leaves out what the part does not use."""
     graph = _program(part, example).module()
     traced: Any = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
     torch.jit.freeze(traced.eval()).save(str(path))
@@ -181,7 +181,7 @@ def _save_torchscript(part: nn.Module, example: Tensor, path: Path, *_: str) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's notices that TorchScript ages, and the exporter's reports."""
+    """Silence the exporter's reports and torch's deprecation warnings about TorchScript."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Images of the user's for a model that exists."""
+"""Image files of the user, in the form that a trained model takes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedloge.data.sources.base import Source
 from fedloge.errors import DataError
 
 MODES = {1: ("L", "1"), 3: ("RGB",)}
-"""Pillow's modes that an image may have, by the channels that the model takes."""
+"""Pillow modes that an image may have, by the number of channels that the model takes."""
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files among ``paths`` and all images in the folders among them, sorted by folder.
+    """The files in ``paths``, and all images in the folders in ``paths``, sorted by folder.
 
     Raises:
         DataError: If a path does not exist, or a folder holds no image.
@@ -38,18 +38,18 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def open_images(paths: Sequence[Path], source: Source, convert: bool = False) -> FileImages:
-    """The images as the model takes them.
+    """Open images in the form that the model takes.
 
-    Those of a run on images in files are scaled, cropped and converted as its training images were; others must have
-    the right size and mode, unless ``convert`` asks for the same.
+    For a run on image files they are scaled, cropped and converted as its training images were. For other runs they
+    must have the right size and mode, unless ``convert`` is on.
 
     Args:
         paths: Image files.
-        source: What the model was trained on.
-        convert: Make them fit.
+        source: Source of the images that the model was trained on.
+        convert: Scale, crop and convert images that do not fit.
 
     Raises:
-        DataError: Naming the image that cannot be read or does not fit.
+        DataError: If an image cannot be read or does not fit; names it.
     """
     if not convert and not isinstance(source, (ImageFolder, ImageLists)):
         for path in paths:

@@ -1,4 +1,4 @@
-"""Which of a run's models: the generic one, that of a client, or that of a client who came later."""
+"""Models of a run: the generic one, that of a client, and that of a client that never took part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedloge.runs.folder import RunFolder
 from fedloge.runs.run import Run, load_run
 
 ABOUT, STATE = "client.json", "client.safetensors"
-"""The files of a new client's folder."""
+"""Files in a new client's folder."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Model:
 
     Args:
         name: ``generic``, ``client-3``, or a new client's folder.
-        view: Which kind.
-        personal: What stands in place of, or beside, the shared entries.
+        view: Generic or personal.
+        personal: Entries beside, or in place of, the shared ones.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Model:
 
 
 def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """A run with final models.
+    """Load a run that has final models.
 
     Raises:
-        RunError: If it is not a run, or not finished.
+        RunError: If the folder is not a run, or the run is not finished.
     """
     run = load_run(path, overrides)
     if not (run.folder.path / "checkpoints" / "final").is_dir():
@@ -50,7 +50,7 @@ def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
 
 
 def choose_model(run: Run, client: str | int | None = None) -> Model:
-    """The generic model, or for a client's number or folder its personal one.
+    """The generic model, or the personal one of a client's number or folder.
 
     Raises:
         FedlogeError: If the run has no such model.
@@ -67,25 +67,25 @@ def choose_model(run: Run, client: str | int | None = None) -> Model:
 
 
 def all_models(run: Run) -> list[Model]:
-    """The generic model and every client's, as far as the method has them."""
+    """The generic model and every client's, except for a kind that the method does not have."""
     generic = [choose_model(run)] if "global" in run.method.views else []
     clients = range(run.data.num_clients) if "personal" in run.method.views else ()
     return generic + [choose_model(run, client) for client in clients]
 
 
-def save_client(run: Run, folder: Path, personal: Tensors, about: Mapping[str, Any]) -> None:
-    """Write a new client's entries, and what they belong to, into an empty folder."""
+def save_client(run: Run, folder: Path, personal: Tensors, info: Mapping[str, Any]) -> None:
+    """Write a new client's entries, and which run they belong to, to an empty folder."""
     free_folder(folder, "output")
-    content = {"method": type(run.method).__name__, "shared_sha256": _shared_sha256(run), **about}
+    content = {"method": type(run.method).__name__, "shared_sha256": _shared_sha256(run), **info}
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in personal.items()}, folder / STATE)
     RunFolder(folder).write_json(ABOUT, content)
 
 
 def load_client(run: Run, folder: Path) -> dict[str, Tensor]:
-    """The entries of a new client.
+    """Load the entries of a new client.
 
     Raises:
-        RunError: If they cannot be read, or belong to another run.
+        RunError: If the files cannot be read, or belong to another run.
     """
     about = RunFolder(folder).read_json(ABOUT)
     if about.get("shared_sha256") != _shared_sha256(run):
@@ -97,10 +97,10 @@ def load_client(run: Run, folder: Path) -> dict[str, Tensor]:
 
 
 def free_folder(folder: Path, argument: str) -> None:
-    """Make a folder, which must not hold anything yet.
+    """Make a folder, or check that an existing one is empty.
 
     Raises:
-        ConfigError: If it does, or cannot be made.
+        ConfigError: If it is not empty, or cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ from fedloge.checks import check_least
 from fedloge.data.images import TensorImages
 from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
 from fedloge.errors import DataError, RunError
-from fedloge.executors import ClientFailure, ClientTask, Serial
+from fedloge.executors import ClientFailure, Serial
+from fedloge.federation.round import train_all
 from fedloge.federation.seeding import Stream, generator
 from fedloge.federation.state import ClientStore, FederatedState, Tensors
 from fedloge.inference.images import find_images, open_images
@@ -23,19 +24,19 @@ from fedloge.methods.base import Client, Method, Phase, within_any
 from fedloge.runs.run import Run
 
 EPOCHS = 100
-"""Of training a head on the frozen body, unless another number is asked for; on the digits more changes nothing."""
+"""Epochs of training a head on the frozen body by default; on the digits more epochs change nothing."""
 NEW = 0
-"""The client's number in the run of one client that this is."""
+"""Number of the new client, the only one of its population."""
 
 
 class ClientImages:
-    """The images of one client, as local training wants them.
+    """The images of one client, in the form that local training needs.
 
     Args:
         images: uint8 [n, channels, H, W].
         labels: int64 [n].
         num_classes: C.
-        serving: How batches are served.
+        serving: Options of the batches.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, num_classes: int, serving: Serving) -> None:
@@ -48,12 +49,12 @@ class ClientImages:
         return self.counts
 
     def client_batches(self, client: int, device: torch.device | None = None) -> Iterator[Batch]:
-        """The images in order, without augmentation."""
+        """Batches of the images in order, without augmentation."""
         everything = torch.arange(len(self.labels))
         return iter(InOrder(TensorImages(self.images), self.labels, everything, replace(self.serving, device=device)))
 
     def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> BatchLoader:
-        """Batches; every iteration over it is the next local epoch."""
+        """Training batches; every iteration is the next local epoch."""
         everything, draw = torch.arange(len(self.labels)), Draw(seed, round, client, phase)
         return BatchLoader(TensorImages(self.images), self.labels, everything, self.serving, draw)
 
@@ -61,22 +62,22 @@ class ClientImages:
 def add_client(
     run: Run, data: str | Path, output: str | Path | None = None, epochs: int = EPOCHS, convert: bool = False
 ) -> tuple[Path, dict[str, Any]]:
-    """Make a personal model from the images of a client that never took part; the run is left as it is.
+    """Make a personal model from the images of a client that never took part; the run is not changed.
 
-    FedLoGe: its own φ is trained on the frozen body, then LA-FR takes the norms of φ. See :func:`plan`.
+    FedLoGe: its own φ is trained on the frozen body, then LA-FR uses the norms of φ. See :func:`plan`.
 
     Args:
-        run: A finished run.
-        data: A folder of folders, named after classes of the run.
-        output: Where the model goes; None takes ``RUN/new_clients/<name of data>``.
-        epochs: Of training a head on the frozen body.
+        run: Finished run.
+        data: Folder of folders that are named after classes of the run.
+        output: Folder for the model; ``RUN/new_clients/<name of data>`` by default.
+        epochs: Number of epochs that a head is trained on the frozen body.
         convert: Scale, crop and convert images that do not fit.
 
     Returns:
-        The folder, and the content of its ``client.json``.
+        Folder, and content of its ``client.json``.
 
     Raises:
-        FedlogeError: If the images do not fit the run, or the method has nothing for a new client.
+        FedlogeError: If the images do not fit the run, or the method has nothing that a new client could train.
     """
     if "personal" not in run.method.views:
         raise RunError(f"{type(run.method).__name__} has no personal models, so none for a new client.")
@@ -101,17 +102,17 @@ def add_client(
 
 
 def plan(method: Method, local_epochs: int, epochs: int, finetunes: bool = False) -> Sequence[Phase]:
-    """What a client that never took part trains before the method's own last step (LA-FR, fine-tuning).
+    """The phases that a new client trains before the method's own last step (LA-FR, fine-tuning).
 
     What clients keep to themselves is trained by the method's own phases with everything shared frozen: φ of FedLoGe,
     the head of FedPer, v_k of Ditto, BatchNorm of FedBN. A method whose clients keep a copy of what they trained
-    (``pm=local``, FedNH) trains that for one round. One that fine-tunes after the last round does no more than that.
-    For all others the new client gets a head of its own, trained on the frozen body.
+    (``pm=local``, FedNH) trains that for one round. A method that fine-tunes after the last round needs no training
+    before it. For all others the new client gets a head of its own, trained on the frozen body.
 
     Args:
-        method: Of the run.
-        local_epochs: E of the run.
-        epochs: Of training on the frozen body.
+        method: Method of the run.
+        local_epochs: Local epochs E of the run.
+        epochs: Number of epochs of training on the frozen body.
         finetunes: Whether the method's last step trains.
 
     Raises:
@@ -133,7 +134,7 @@ def plan(method: Method, local_epochs: int, epochs: int, finetunes: bool = False
 
 
 def _finetunes(run: Run, images: ClientImages) -> bool:
-    """Whether the method asks for training after the last round."""
+    """Whether the method trains after the last round."""
     asked = False
 
     def train(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
@@ -149,7 +150,7 @@ def _alone(run: Run) -> FederatedState:
     """The trained state with the new client, untrained, as the only one."""
     method = run.method
     template = {name: tensor.clone() for name, tensor in method.personal_entries().items()}
-    source = generator(run.trainer.seed, 0, run.data.num_clients, Stream.PERSONAL)  # of none that took part
+    source = generator(run.trainer.seed, 0, run.data.num_clients, Stream.PERSONAL)  # that of no client of the run
     initial = method.initial_personal(template, source)
     return replace(run.state("last"), clients=ClientStore(1, lambda _: initial))
 
@@ -159,17 +160,12 @@ def _trains(phase: Phase, name: str) -> bool:
 
 
 def train_new_client(run: Run, images: ClientImages, phases: Sequence[Phase]) -> Tensors:
-    """The new client's entries: a run of one client that goes on from the trained state, shared entries untouched."""
+    """Train a population of this one client from the trained state, and return its personal entries."""
     executor = Serial()
     executor.start(run.method, images, run.trainer.local_settings)
 
     def train(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
-        store = start.clients.fork()
-        for outcome in executor.run(start.shared, start.clients, [ClientTask(NEW, start.round + 1, phases)]):
-            if isinstance(outcome, ClientFailure):
-                raise RunError(f"the new client could not be trained: {outcome.reason}.")
-            store[NEW] = outcome.personal
-        return store
+        return train_all(executor, start, phases, _refuse)
 
     state = _alone(run)
     if phases:
@@ -178,11 +174,15 @@ def train_new_client(run: Run, images: ClientImages, phases: Sequence[Phase]) ->
     return final.clients[NEW]
 
 
+def _refuse(failure: ClientFailure) -> None:
+    raise RunError(f"the new client could not be trained: {failure.reason}.")
+
+
 def read_client(run: Run, data: str | Path, convert: bool = False) -> ClientImages:
-    """A client's images from ``DATA/<class>/*``.
+    """Read a client's images from ``DATA/<class>/*``.
 
     Raises:
-        DataError: If a folder is empty or named after no class of the run, or an image does not fit.
+        DataError: If a folder is empty or not named after a class of the run, or an image does not fit.
     """
     root, names = Path(data), list(run.data.source.class_names)
     folders = sorted(folder for folder in root.glob("*") if folder.is_dir() and not folder.name.startswith("."))
@@ -204,7 +204,7 @@ def read_client(run: Run, data: str | Path, convert: bool = False) -> ClientImag
 
 @torch.no_grad()
 def _accuracies(run: Run, images: ClientImages, personal: Tensors) -> Mapping[str, float]:
-    """Of the generic and the new model on the client's images."""
+    """Accuracies of the generic and the new personal model on the client's images."""
     entries = {"generic": choose_model(run).personal} if "global" in run.method.views else {}
     found = {}
     for kind, own in {**entries, "personal": personal}.items():

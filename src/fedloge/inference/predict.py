@@ -24,13 +24,13 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of an image.
+    """Prediction of a model for an image.
 
     Args:
-        image: Its file.
-        class_name: The most probable class.
-        probability: Of that class.
-        probabilities: Of all classes [C].
+        image: Image file.
+        class_name: Most probable class.
+        probability: Probability of that class.
+        probabilities: Probabilities of all classes [C].
     """
 
     image: Path
@@ -46,13 +46,13 @@ def predict_images(
     """Apply one of a run's models to image files, in their order.
 
     Args:
-        run: A finished run.
+        run: Finished run.
         paths: Images, or folders of them.
-        client: A client's number, or a new client's folder; None takes the generic model.
+        client: A client's number, or a new client's folder; the generic model by default.
         convert: Scale, crop and convert images that do not fit.
 
     Raises:
-        FedlogeError: If there is no such model or image, or an image does not fit.
+        FedlogeError: If the model or an image does not exist, or an image does not fit.
     """
     model = choose_model(run, client)
     predictor = run.predictor(model.view, model.personal).to(run.trainer.strategy.root_device)
@@ -67,7 +67,7 @@ def predict_images(
 
 
 def print_predictions(predictions: Sequence[Prediction], names: Sequence[str], format: Format) -> None:
-    """Print them on standard output: as a table, as CSV, or as JSON with the probabilities of all classes."""
+    """Print predictions on standard output: as a table, as CSV, or as JSON with the probabilities of all classes."""
     if format == "json":
         rows = [
             {

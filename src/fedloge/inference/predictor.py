@@ -16,10 +16,10 @@ class Predictor(LightningModule):
     """One of the 1 + K models as a module of its own.
 
     Args:
-        method: A method with the model's state loaded; it is kept, not copied.
-        view: Which of its models.
-        mean: Per channel, of images scaled to [0, 1].
-        std: Likewise.
+        method: Method with the model's state loaded; it is not copied.
+        view: Generic or personal model.
+        mean: Mean per channel of images scaled to [0, 1].
+        std: Standard deviation per channel of images scaled to [0, 1].
         class_names: Names of the C classes.
     """
 

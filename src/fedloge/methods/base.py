@@ -251,6 +251,13 @@ class Method(LightningModule):
         """
         return state
 
+    def figures(self) -> Mapping[str, tuple[Tensor, str]]:
+        """Matrices that loggers show as heat maps before the first round, by name, with captions; by default none.
+
+        Values lie in [-1, 1].
+        """
+        return {}
+
     # Local training ----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:

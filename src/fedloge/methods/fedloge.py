@@ -225,6 +225,14 @@ class FedLoGe(Method):
         scores = self.phi(features)
         return scores + self.psi(features) if "psi" in self.pm_rule and not self.realigned else scores
 
+    def figures(self) -> Mapping[str, tuple[Tensor, str]]:
+        """Cosines between the class vectors of the fixed classifier."""
+        unit = functional.normalize(self.sse.weight.detach().cpu())
+        cosines = unit @ unit.T
+        apart = cosines[~torch.eye(len(cosines), dtype=torch.bool)]
+        caption = f"cosines of the {len(cosines)} class vectors; between classes {apart.min():.4f} to {apart.max():.4f}"
+        return {"SSE-C": (cosines, caption)}
+
 
 def _fixed_head(fixed: Tensors) -> Tensors:
     weight = fixed["sse.weight"]
