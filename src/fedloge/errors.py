@@ -24,6 +24,7 @@ class ConfigError(FedlogeError):
 
     def __init__(self, argument: str, value: Any, problem: str, remedy: str) -> None:
         super().__init__(f"{argument}={value!r} {problem}. {remedy}".rstrip())
+        self.argument, self.value, self.problem, self.remedy = argument, value, problem, remedy
 
 
 class DataError(FedlogeError):

@@ -1,6 +1,6 @@
 """Simplex equiangular tight frames, dense and sparse (SSE-C): geometry and solvers.
 
-A frame is a matrix W [C, d] with a row per class, as the weight of a linear layer; the paper writes its transpose.
+A frame is a matrix W [C, d] with one row per class, like the weight of a linear layer; the paper writes its transpose.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedloge.checks import check_choice, check_positive
 from fedloge.errors import ConfigError
 
 Solver = Literal["alternating", "adam"]
 Frame = Literal["etf", "closest"]
 
 MIN_KEPT = 2
-"""Entries that every class keeps; with a single one its angles could not be tuned."""
+"""Fewest entries that a class keeps; the angles of a row with a single entry cannot be adjusted."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How close a frame is to an equiangular one, over all classes and all pairs of them.
+    """Norm and angle statistics of a frame: how close it is to an equiangular one.
 
-    The angles are those of all pairs i ≠ j, as in the released statistics: 96.379° for C = 10, where the mean over each
-    class's nearest neighbour alone would be 96.29°. Variances are those of a population (no Bessel correction).
+    Angles are taken over all pairs i ≠ j, as in the released statistics (96.379° for C = 10; the mean over nearest
+    neighbours alone would be 96.29°). Variances are population variances (no Bessel correction).
 
     Args:
         norm_mean: Mean row norm.
         norm_var: Variance of the row norms.
-        angle_mean: Mean over all pairs of classes, degrees; the ideal is arccos(-1/(C-1)).
-        angle_var: Variance over all pairs, square degrees.
+        angle_mean: Mean pairwise angle in degrees; the ideal is arccos(-1/(C-1)).
+        angle_var: Variance of the pairwise angles in square degrees.
         max_cos_error: Largest ``|cos + 1/(C-1)|`` over all pairs.
     """
 
@@ -46,7 +47,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class SSEC:
-    """A solved SSE-C: weight [C, d], mask [C, d] (True where an entry is kept), its geometry, the solver asked for."""
+    """A solved SSE-C: weight [C, d], mask [C, d] (True for kept entries), geometry, and the requested solver."""
 
     weight: Tensor
     mask: Tensor
@@ -66,20 +67,20 @@ def sse_c(
 ) -> SSEC:
     """The static sparse ETF classifier (eq. 2-5), float32: rows of norm γ, equal angles, exactly ⌊βdC⌋ zeros.
 
-    Where the kept entries are few, (1-β)d near C/2 or below, or two classes have none in common, no values give exactly
-    equal angles; the geometry of the result says how near it came.
+    Exactly equal angles are impossible if few entries are kept, with (1-β)d near C/2 or below, or if two classes share
+    no kept entry; the returned geometry reports the remaining error.
 
     Args:
         num_classes: C, at least 2.
-        dim: d.
+        dim: Feature dimension d.
         beta: Fraction β of zero entries; 0 gives the dense ETF.
         gamma: Row norm γ.
-        solver: ``alternating`` projection (fast, closer to equal angles), or ``adam``, the paper's recipe.
+        solver: ``alternating`` projection (fast, closer to equal angles), or ``adam``, the paper's solver.
         frame: ``closest`` allows d < C-1 and returns the most equiangular frame found.
-        generator: Draws rotation and mask.
+        generator: Random generator of the rotation and the mask.
 
     Raises:
-        ConfigError: If C, β, γ or d admit no such frame, or there is no such solver or kind of frame.
+        ConfigError: If C, β, γ and d admit no such frame, or ``solver`` or ``frame`` is unknown.
     """
     check_sse_c(num_classes, dim, beta=beta, gamma=gamma, frame=frame, solver=solver)
     exact = dim >= num_classes - 1
@@ -103,30 +104,22 @@ def check_sse_c(
     frame: Frame = "etf",
     solver: Solver = "alternating",
 ) -> None:
-    """Raise a ConfigError if there is no such frame."""
-    for name, value, kinds in (("sse_frame", frame, get_args(Frame)), ("sse_solver", solver, get_args(Solver))):
-        if value not in kinds:
-            raise ConfigError(f"model.{name}", value, "is unknown", f"Choose one of: {', '.join(kinds)}.")
+    """Raise a ConfigError if :func:`sse_c` cannot make a frame from these arguments."""
+    check_choice("frame", frame, get_args(Frame))
+    check_choice("solver", solver, get_args(Solver))
     if num_classes < 2:
-        raise ConfigError("model.num_classes", num_classes, "must be at least 2", "A single class has no angles.")
+        raise ConfigError("num_classes", num_classes, "must be at least 2", "A single class has no angles.")
     if not 0 <= beta < 1:
-        raise ConfigError("model.beta", beta, "must lie in [0, 1)", "The paper has 0.6; 0 gives the dense ETF.")
-    if not (gamma > 0 and math.isfinite(gamma)):
-        raise ConfigError("model.gamma", gamma, "must be positive", "0.1 suits 500 rounds, 1 short runs.")
+        raise ConfigError("beta", beta, "must lie in [0, 1)", "The paper uses 0.6; 0 gives the dense ETF.")
+    check_positive("gamma", gamma, "0.1 suits 500 rounds, 1 suits short runs.")
     if dim < num_classes - 1 and frame == "etf":
-        raise ConfigError(
-            "model.backbone.out_features",
-            dim,
-            f"is too small for {num_classes} equiangular classes, which need at least {num_classes - 1} dimensions",
-            "Take a wider backbone, or --model.sse_frame=closest for the most equiangular frame there is.",
+        problem = (
+            f"is too small for {num_classes} equiangular classes, which need at least {num_classes - 1} dimensions"
         )
+        raise ConfigError("dim", dim, problem, "Increase it, or choose frame='closest'.")
     if num_classes * dim - _num_zeros(num_classes, dim, beta) < _min_kept(dim) * num_classes:
-        raise ConfigError(
-            "model.beta",
-            beta,
-            f"leaves fewer than {MIN_KEPT} of {dim} entries to a class",
-            "Choose a smaller one.",
-        )
+        problem = f"leaves fewer than {MIN_KEPT} of {dim} entries to a class"
+        raise ConfigError("beta", beta, problem, "Choose a smaller value.")
 
 
 def simplex_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -138,16 +131,16 @@ def simplex_etf(num_classes: int, dim: int, generator: torch.Generator) -> Tenso
     check_sse_c(num_classes, dim, beta=0, gamma=1)
     rotation = torch.linalg.qr(torch.randn(dim, num_classes - 1, generator=generator, dtype=torch.float64))[0]
     centred = torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes
-    basis = torch.linalg.eigh(centred)[1][:, 1:]  # an orthonormal basis of the space orthogonal to the ones vector
+    basis = torch.linalg.eigh(centred)[1][:, 1:]  # orthonormal basis of the space orthogonal to the ones vector
     frame: Tensor = math.sqrt(num_classes / (num_classes - 1)) * basis @ rotation.T
     return frame
 
 
 def sparse_mask(num_classes: int, dim: int, beta: float, generator: torch.Generator, tries: int = 1000) -> Tensor:
-    """Boolean [C, d] with exactly ⌊βdC⌋ False, drawn over the whole matrix; True entries are kept.
+    """Boolean [C, d] with exactly ⌊βdC⌋ entries False, drawn over the whole matrix; True entries are kept.
 
     Raises:
-        ConfigError: If β is outside [0, 1), or no draw in ``tries`` left every class two entries.
+        ConfigError: If β is outside [0, 1), or none of ``tries`` draws leaves every class two entries.
     """
     check_sse_c(num_classes, dim, beta=beta, gamma=1, frame="closest")
     zeros = _num_zeros(num_classes, dim, beta)
@@ -156,12 +149,8 @@ def sparse_mask(num_classes: int, dim: int, beta: float, generator: torch.Genera
         mask[torch.randperm(len(mask), generator=generator)[:zeros]] = False
         if bool((mask.view(num_classes, dim).sum(1) >= _min_kept(dim)).all()):
             return mask.view(num_classes, dim)
-    raise ConfigError(
-        "model.beta",
-        beta,
-        f"left a class fewer than {MIN_KEPT} entries in {tries} draws",
-        "Choose a smaller one.",
-    )
+    problem = f"left a class fewer than {MIN_KEPT} entries in {tries} draws"
+    raise ConfigError("beta", beta, problem, "Choose a smaller value.")
 
 
 def geometry(weight: Tensor) -> Geometry:
@@ -191,15 +180,15 @@ def sse_loss(weight: Tensor, mask: Tensor, gamma: float) -> Tensor:
 def solve_adam(
     start: Tensor, mask: Tensor, gamma: float, steps: int = 10_000, lr: float = 1e-4, trace_every: int | None = 100
 ) -> tuple[Tensor, list[float]]:
-    """The paper's solver (appendix A.4, with the released code's Adam): float32 [C, d], and the loss as it went.
+    """The paper's solver (appendix A.4, with the released code's Adam): float32 [C, d], and the trace of its loss.
 
     Args:
-        start: A frame [C, d].
-        mask: Which entries are kept.
-        gamma: Target norm.
-        steps: Adam steps.
+        start: Initial frame [C, d].
+        mask: Boolean [C, d], True for kept entries.
+        gamma: Target row norm γ.
+        steps: Number of Adam steps.
         lr: Adam's learning rate.
-        trace_every: Steps between two values of the trace, the first before any step; None leaves it empty.
+        trace_every: Steps between two values of the trace, which starts before the first step; None records none.
     """
     weight = (start * mask).float().requires_grad_()
     optimizer = torch.optim.Adam([weight], lr=lr)
@@ -217,10 +206,10 @@ def solve_adam(
 def solve_alternating(
     start: Tensor, mask: Tensor, gamma: float, max_iterations: int = 1000, tolerance: float = 1e-6
 ) -> Tensor:
-    """Alternate between the nearest simplex ETF and the nearest unit-norm frame with the mask: float64 [C, d].
+    """Alternate between the nearest simplex ETF and the nearest masked unit-norm frame: float64 [C, d], row norm γ.
 
     The nearest ETF of W is √(C/(C-1)) times the polar factor of W centred over the classes. Stops when every pairwise
-    cosine is within ``tolerance`` of -1/(C-1), or after ``max_iterations``, as it must where the mask admits no ETF.
+    cosine is within ``tolerance`` of -1/(C-1), or after ``max_iterations`` if the mask admits no ETF.
     """
     weight = functional.normalize(start.double() * mask)
     for _ in range(max_iterations):
@@ -232,19 +221,19 @@ def solve_alternating(
 
 
 def closest_frame(num_classes: int, dim: int, generator: torch.Generator) -> Tensor:
-    """A frame whose smallest angle is as large as could be found, for d < C-1: float64 [C, d], unit rows.
+    """A frame with the largest minimum angle found, for d < C-1: float64 [C, d], unit rows.
 
-    Up to C = 2d the best there is has no angle below 90° (Rankin's bound); this comes within a fraction of a degree.
+    Up to C = 2d the optimum has a minimum angle of 90° (Rankin's bound); the result is within a fraction of a degree.
     """
     start = functional.normalize(torch.randn(num_classes, dim, generator=generator, dtype=torch.float64))
     return solve_closest(start, torch.ones(num_classes, dim, dtype=torch.bool), gamma=1)
 
 
 def solve_closest(start: Tensor, mask: Tensor, gamma: float, steps: int = 1000, lr: float = 0.02) -> Tensor:
-    """Maximise the smallest angle of a frame under a mask: float64 [C, d], rows of norm γ.
+    """Maximise the smallest angle of a masked frame: float64 [C, d], row norm γ.
 
-    Lowers a smooth maximum of the pairwise cosines, log Σ_{i≠j} exp(s·cos_ij) / s, whose sharpness s grows from 5 to
-    500 while Adam's learning rate falls to zero; every step costs O(C²d).
+    Adam minimises a smooth maximum of the pairwise cosines, log Σ_{i≠j} exp(s·cos_ij) / s. Its sharpness s grows from
+    5 to 500 while the learning rate falls to zero; a step costs O(C²d).
     """
     weight = (start * mask).float().requires_grad_()
     optimizer = torch.optim.Adam([weight], lr=lr)
@@ -264,8 +253,8 @@ def _nearest_etf(weight: Tensor, products: Tensor) -> Tensor:
     num_classes = len(weight)
     mean = products.mean(0)
     values, vectors = torch.linalg.eigh(products - mean - mean[:, None] + mean.mean())
-    basis = vectors[:, 1:]  # without the ones vector, which centring has brought to zero
-    root = basis / values[1:].clamp(min=1e-30).sqrt() @ basis.T  # its rows sum to zero: it centres W by itself
+    basis = vectors[:, 1:]  # without the ones vector, whose eigenvalue is zero after centring
+    root = basis / values[1:].clamp(min=1e-30).sqrt() @ basis.T  # rows sum to zero, so the product centres W
     nearest: Tensor = math.sqrt(num_classes / (num_classes - 1)) * root @ weight
     return nearest
 
@@ -276,7 +265,7 @@ def _cosines(weight: Tensor) -> Tensor:
 
 
 def _num_zeros(num_classes: int, dim: int, beta: float) -> int:
-    """⌊βdC⌋, where a product a rounding error below a whole number counts as that number (0.29·100 is 29)."""
+    """⌊βdC⌋; a product that is a rounding error below a whole number counts as that number (0.29·100 is 29)."""
     return math.floor(beta * (dim * num_classes) * (1 + 1e-12))
 
 

@@ -182,7 +182,17 @@ def test_finetune_lr_zero_changes_nothing(data):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("beta", 1.0), ("gamma", 0.0), ("ga_scale", 0.0), ("finetune_epochs", -1), ("head_lr", -1.0)]
+    ("option", "value"),
+    [
+        ("beta", 1.0),
+        ("gamma", 0.0),
+        ("sse_solver", "sgd"),
+        ("sse_frame", "any"),
+        ("ga_scale", 0.0),
+        ("pm_rule", "psi"),
+        ("finetune_epochs", -1),
+        ("head_lr", -1.0),
+    ],
 )
 def test_bad_values_name_the_option(option, value):
     with pytest.raises(ConfigError, match=rf"model\.{option}="):

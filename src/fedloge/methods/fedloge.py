@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedloge.checks import check_choice, check_not_negative
+from fedloge.checks import check_choice, check_not_negative, check_positive
 from fedloge.errors import ConfigError
-from fedloge.etf import Frame, check_sse_c, sparse_mask, sse_c
+from fedloge.etf import Frame, Solver, check_sse_c, sparse_mask, sse_c
 from fedloge.federation.state import FederatedState, Tensors
 from fedloge.losses import dot_regression
 from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
@@ -23,41 +24,58 @@ from fedloge.realign import ga_fr, la_fr, la_fr_by_distribution
 FixedClassifier = Literal["sse_c", "xavier", "gaussian", "uniform", "orthogonal", "kaiming"]
 PMRule = Literal["la", "phi+la", "la+psi", "phi+psi"]
 
+SSE_OPTIONS = {
+    "dim": ("model.backbone.out_features", "Choose a wider backbone, or --model.sse_frame=closest."),
+    "frame": ("model.sse_frame", None),
+    "solver": ("model.sse_solver", None),
+}
+"""Option and, if it differs, remedy for each argument of :mod:`fedloge.etf` that is not named like its option."""
+
+
+@contextmanager
+def errors_name_options() -> Iterator[None]:
+    """Let the errors of :mod:`fedloge.etf` name the method's options instead of function arguments."""
+    try:
+        yield
+    except ConfigError as error:
+        option, remedy = SSE_OPTIONS.get(error.argument, (f"model.{error.argument}", None))
+        raise ConfigError(option, error.value, error.problem, remedy or error.remedy) from None
+
 
 class FedLoGe(Method):
     """Train the body against a frozen sparse ETF, learn heads on detached features, then realign their norms.
 
     Stage 1: per mini-batch the body θ is trained through the frozen SSE-C, and an auxiliary global head ψ and the
-    client's own head φ_k on detached features (Algorithm 1). Stage 2, GA-FR: the rows of ψ get equal norm, which gives
-    the generic model. Stage 3, LA-FR: client k gets φ'_k, ψ with the row norms of φ_k, optionally fine-tuned.
+    client's own head φ_k on detached features (Algorithm 1). Stage 2, GA-FR: the rows of ψ are scaled to equal norm,
+    which gives the generic model. Stage 3, LA-FR: client k gets φ'_k, ψ with the row norms of φ_k; it may fine-tune it.
 
     Args:
         backbone: θ.
         num_classes: C, at most d + 1 for an exact frame.
-        beta: Sparsity of SSE-C, the fraction β of its entries that are zero.
+        beta: Sparsity β of SSE-C, the fraction of its entries that are zero.
         gamma: Row norm γ of SSE-C. Features are not normalised, so γ is also the temperature of θ's loss and its
-            effective step size: 0.1 suits the paper's 500 rounds, short runs want a value near 1.
-        classifier: ``sse_c``, or a head drawn by a usual initialisation, frozen all the same (Table 9), of which a
-            fraction β of the entries is zeroed and nothing else is done.
-        classifier_rescale: Scale the rows of such a head to norm γ; SSE-C has that norm anyway.
-        loss: What trains θ: cross-entropy, or ``dr``, the dot regression loss (Table 8).
-        projection: Put a trainable d x d layer between body and heads (Table 8).
-        sse_solver: ``alternating`` projection, or ``adam``, the paper's 10,000 steps.
-        sse_bias: Give SSE-C the random frozen bias U(±1/√d) that the released code leaves in.
-        sse_frame: ``closest`` allows d < C-1, where no exact frame exists, and takes the most equiangular one.
+            effective step size: 0.1 suits the paper's 500 rounds, a value near 1 suits short runs.
+        classifier: ``sse_c``, or a frozen head drawn by a usual initialisation, with a fraction β of its entries
+            zeroed (Table 9).
+        classifier_rescale: Scale the rows of such a drawn head to norm γ, which SSE-C already has.
+        loss: Loss of θ: cross-entropy, or ``dr``, the dot regression loss (Table 8).
+        projection: Insert a trainable d x d layer between body and heads (Table 8).
+        sse_solver: Solver of SSE-C: ``alternating`` projection, or ``adam``, the paper's 10,000 steps.
+        sse_bias: Give SSE-C a random frozen bias U(±1/√d), as the released code does.
+        sse_frame: ``etf``, or ``closest``, which allows d < C-1 and takes the most equiangular frame found.
         head_lr: Learning rate of ψ and φ_k; None takes ``lr``.
-        ga: GA-FR; without it the fixed classifier makes the generic model (Table 3).
-        ga_scale: Norm of the realigned rows of ψ; it matters only against a kept bias.
-        ga_tau: 1 gives all rows that norm, less only partly.
-        ga_bias: Whether GA-FR keeps ψ's bias.
-        la: LA-FR; without it the fixed classifier makes the personal models too (Table 3).
-        la_norms: LA-FR by the row norms of ``phi``, or by the client's class ``distribution`` (Table 7).
-        la_source: LA-FR from ψ as it is (``raw``, eq. 7) or after GA-FR (``unit``, Algorithm 1).
-        pm_rule: Which heads make the personal model: ``la`` is φ'_k (the paper), the others are the sums that the
-            released code uses in different places. Before realignment φ_k stands where φ'_k will.
-        finetune_epochs: Epochs that φ'_k is trained on the client's data after LA-FR, the body being frozen.
-        finetune_lr: Learning rate of that; None takes ``lr``.
-        **kwargs: Local SGD, see :class:`Method`.
+        ga: Apply GA-FR; without it the fixed classifier is the head of the generic model (Table 3).
+        ga_scale: Norm of the realigned rows of ψ; it matters only relative to a kept bias.
+        ga_tau: Exponent τ of the normalisation: 1 gives all rows the same norm, smaller values equalise them partly.
+        ga_bias: Whether GA-FR keeps the bias of ψ or drops it.
+        la: Apply LA-FR; without it the fixed classifier is the head of the personal models too (Table 3).
+        la_norms: Scale ψ by the row norms of ``phi``, or by the client's class ``distribution`` (Table 7).
+        la_source: Start LA-FR from ψ as trained (``raw``, eq. 7) or with unit rows (``unit``, Algorithm 1).
+        pm_rule: Heads whose sum is the personal model: ``la`` is φ'_k (the paper); the released code uses the other
+            sums in different places. Before realignment φ_k takes the place of φ'_k.
+        finetune_epochs: Epochs of training φ'_k on the client's data after LA-FR, with the body frozen.
+        finetune_lr: Learning rate of this fine-tuning; None takes ``lr``.
+        **kwargs: Options of local SGD, see :class:`Method`.
 
     Raises:
         ConfigError: If β, γ or the feature dimension admit no such frame, or another argument is out of range.
@@ -78,9 +96,9 @@ class FedLoGe(Method):
         classifier_rescale: bool = False,
         loss: Literal["ce", "dr"] = "ce",
         projection: bool = False,
-        sse_solver: Literal["alternating", "adam"] = "alternating",
+        sse_solver: Solver = "alternating",
         sse_bias: bool = False,
-        sse_frame: Literal["etf", "closest"] = "etf",
+        sse_frame: Frame = "etf",
         head_lr: float | None = None,
         ga: bool = True,
         ga_scale: float = 1.7,
@@ -95,23 +113,31 @@ class FedLoGe(Method):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        dim = backbone.out_features
-        check_choice("model.classifier", classifier, get_args(FixedClassifier))
-        frame: Frame = sse_frame if classifier == "sse_c" else "closest"  # a random head fits any dimension
-        check_sse_c(num_classes, dim, beta=beta, gamma=gamma, frame=frame)
-        if ga_scale <= 0:
-            raise ConfigError("model.ga_scale", ga_scale, "must be positive", "The released code has 1.7.")
-        check_not_negative("model.ga_tau", ga_tau, "1 is GA-FR.")
-        check_not_negative("model.finetune_epochs", finetune_epochs, "0 turns it off.")
-        for name, rate in (("head_lr", head_lr), ("finetune_lr", finetune_lr)):
-            check_not_negative(f"model.{name}", rate, "null takes model.lr.")
-        self.beta, self.gamma = beta, gamma
-        self.classifier, self.classifier_rescale = classifier, classifier_rescale
-        self.sse_solver, self.sse_frame, self.loss = sse_solver, sse_frame, loss
-        self.head_lr, self.finetune_lr = head_lr, finetune_lr
+        self.classifier, self.beta, self.gamma = classifier, beta, gamma
+        self.sse_solver, self.sse_frame, self.classifier_rescale = sse_solver, sse_frame, classifier_rescale
+        self.loss, self.head_lr = loss, head_lr
         self.ga, self.ga_scale, self.ga_tau, self.ga_bias = ga, ga_scale, ga_tau, ga_bias
-        self.la, self.la_norms, self.la_source = la, la_norms, la_source
-        self.pm_rule, self.finetune_epochs = pm_rule, finetune_epochs
+        self.la, self.la_norms, self.la_source, self.pm_rule = la, la_norms, la_source, pm_rule
+        self.finetune_epochs, self.finetune_lr = finetune_epochs, finetune_lr
+        self.check_options()
+        self.configure_heads(projection, sse_bias)
+
+    def check_options(self) -> None:
+        """Raise a ConfigError for an option that is out of range."""
+        check_choice("model.classifier", self.classifier, get_args(FixedClassifier))
+        frame = self.sse_frame if self.classifier == "sse_c" else "closest"  # a random head fits any dimension
+        with errors_name_options():
+            check_sse_c(*self.head_shape, beta=self.beta, gamma=self.gamma, frame=frame, solver=self.sse_solver)
+        check_positive("model.ga_scale", self.ga_scale, "The released code has 1.7.")
+        check_not_negative("model.ga_tau", self.ga_tau, "1 is GA-FR.")
+        check_choice("model.pm_rule", self.pm_rule, get_args(PMRule))
+        check_not_negative("model.finetune_epochs", self.finetune_epochs, "0 turns it off.")
+        for name, rate in (("head_lr", self.head_lr), ("finetune_lr", self.finetune_lr)):
+            check_not_negative(f"model.{name}", rate, "null takes model.lr.")
+
+    def configure_heads(self, projection: bool, sse_bias: bool) -> None:
+        """Make ψ, φ_k, the fixed classifier and the projection; :meth:`prepare` fills the fixed classifier."""
+        num_classes, dim = self.head_shape
         self.projection = nn.Linear(dim, dim) if projection else nn.Identity()
         self.psi = nn.Linear(dim, num_classes)
         self.phi = nn.Linear(dim, num_classes)
@@ -119,39 +145,52 @@ class FedLoGe(Method):
         self.register_buffer("realigned", torch.tensor(False))
         self.realigned: Tensor
 
+    @property
+    def head_shape(self) -> tuple[int, int]:
+        """C and d."""
+        return self.num_classes, self.backbone.out_features
+
+    @property
+    def pm_heads(self) -> tuple[str, ...]:
+        """The heads that ``pm_rule`` adds: ``la``, ``phi``, ``psi``."""
+        return tuple(self.pm_rule.split("+"))
+
     # Stage 1: representation learning with SSE-C -----------------------------------------------------------
 
     def prepare(self, generator: torch.Generator) -> None:
-        """The server makes SSE-C (eq. 2-5), or what an ablation puts in its place."""
-        num_classes, dim = shape = self.num_classes, self.backbone.out_features
+        """Make the fixed classifier on the server."""
+        with errors_name_options():
+            self.sse.weight.copy_(self.fixed_classifier(generator))
+        if self.sse.bias is not None:
+            self.sse.bias.copy_(linear_init(*self.head_shape, generator)[1])
+
+    def fixed_classifier(self, generator: torch.Generator) -> Tensor:
+        """Weight [C, d] of SSE-C (eq. 2-5), or of the sparse random head of an ablation."""
         if self.classifier == "sse_c":
-            weight = sse_c(
-                *shape,
+            return sse_c(
+                *self.head_shape,
                 beta=self.beta,
                 gamma=self.gamma,
                 solver=self.sse_solver,
                 frame=self.sse_frame,
                 generator=generator,
             ).weight
-        else:
-            weight = random_head(*shape, self.classifier, generator) * sparse_mask(*shape, self.beta, generator)
-            weight = self.gamma * functional.normalize(weight) if self.classifier_rescale else weight
-        self.sse.weight.copy_(weight)
-        if self.sse.bias is not None:
-            self.sse.bias.copy_(linear_init(num_classes, dim, generator)[1])
+        weight = random_head(*self.head_shape, self.classifier, generator)
+        weight = weight * sparse_mask(*self.head_shape, self.beta, generator)
+        return self.gamma * functional.normalize(weight) if self.classifier_rescale else weight
 
     def initial_personal(self, template: Tensors, generator: torch.Generator) -> Tensors:
-        """φ_k, independent for every client (row norm about 0.58; never zero: LA-FR reads these norms)."""
-        weight, bias = linear_init(self.num_classes, self.backbone.out_features, generator)
+        """φ_k, drawn independently for every client (row norm about 0.58; never zero, since LA-FR reads the norms)."""
+        weight, bias = linear_init(*self.head_shape, generator)
         return {"phi.weight": weight, "phi.bias": bias}
 
     def features(self, images: Tensor, view: View = "global") -> Tensor:
-        """h, projected where that was asked for."""
+        """Features h, projected if ``projection`` is set."""
         features: Tensor = self.projection(self.backbone(images))
         return features
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """θ through the frozen SSE-C; ψ and φ_k on the features from before θ's step (Algorithm 1, ClientUpdate)."""
+        """Losses of θ through the frozen SSE-C, and of ψ and φ_k on detached features (Algorithm 1, ClientUpdate)."""
         images, labels = batch
         h = self.features(images)
         if self.phase.name == "finetune":
@@ -168,7 +207,7 @@ class FedLoGe(Method):
         }
 
     def learning_rates(self) -> Mapping[str, float]:
-        """ψ and φ_k may have their own."""
+        """Learning rates of ψ and φ_k, if given."""
         rate = self.finetune_lr if self.phase.name == "finetune" else self.head_lr
         return {} if rate is None else {"psi": rate, "phi": rate}
 
@@ -177,7 +216,7 @@ class FedLoGe(Method):
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
     ) -> FederatedState:
-        """GA-FR, LA-FR and, where ``train`` is given, fine-tuning; ψ and φ_k become the heads of the 1 + K models."""
+        """GA-FR, LA-FR and, if ``train`` is given, fine-tuning; ψ and φ_k become the heads of the 1 + K models."""
         psi = {name: state.shared.tensors[f"psi.{name}"] for name in ("weight", "bias")}
         generic = {f"psi.{name}": tensor for name, tensor in self._ga_fr(psi, state.shared.fixed).items()}
         state = state.with_shared({**generic, "realigned": torch.tensor(True)})
@@ -206,24 +245,19 @@ class FedLoGe(Method):
         return {"phi.weight": weight, "phi.bias": psi["bias"]}
 
     def _personal_head(self, phi: Tensors, aligned: Tensors, psi: Tensors) -> Tensors:
-        """The one linear head that the rule's sum of heads amounts to."""
-        first = aligned if "la" in self.pm_rule else phi
-        match self.pm_rule:
-            case "la":
-                return first
-            case "phi+la":
-                return {name: tensor + phi[name] for name, tensor in first.items()}
-            case _:
-                return {f"phi.{name}": first[f"phi.{name}"] + tensor for name, tensor in psi.items()}
+        """The linear head that equals the sum of heads in ``pm_rule``."""
+        heads = {"la": aligned, "phi": phi, "psi": {f"phi.{name}": tensor for name, tensor in psi.items()}}
+        first, *others = (heads[head] for head in self.pm_heads)
+        return {name: sum((head[name] for head in others), start=tensor) for name, tensor in first.items()}
 
     def logits(self, features: Tensor, view: View) -> Tensor:
-        """Before realignment SSE-C and φ_k (plus ψ where the rule has it), afterwards the realigned heads."""
+        """Scores of the realigned heads; before realignment, of SSE-C and φ_k (plus ψ if ``pm_rule`` has it)."""
         if view == "global":
             head = self.psi if self.realigned else self.sse
             scores: Tensor = head(features)
             return scores
         scores = self.phi(features)
-        return scores + self.psi(features) if "psi" in self.pm_rule and not self.realigned else scores
+        return scores + self.psi(features) if "psi" in self.pm_heads and not self.realigned else scores
 
     def figures(self) -> Mapping[str, tuple[Tensor, str]]:
         """Cosines between the class vectors of the fixed classifier."""

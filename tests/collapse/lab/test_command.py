@@ -106,16 +106,7 @@ def test_an_older_folder_is_kept(deep_linear, capsys, tmp_path):
     assert "--overwrite=true" in fail(capsys, *deep_linear)
 
 
-def test_without_matplotlib_the_error_names_it(deep_linear, capsys, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    error = fail(capsys, *deep_linear, "--figure=true")
-    assert "pip install matplotlib" in error
-    assert "--figure=false" in error
-    assert not (tmp_path / "out").exists()
-
-
 def test_figures_are_written(deep_linear, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert main([*deep_linear, "--steps=20", "--figure=true"]) == 0
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     small = ["--widths=[8]", "--steps=[0,1,2]", "--vocabulary=20", f"--output={tmp_path / 'text'}"]
@@ -156,15 +147,12 @@ def test_norms_of_a_run(tmp_path, capsys):
     assert "is not a run" in fail(
         capsys, "collapse", "norms", f"--run={tmp_path}", "--figure=false", f"--output={tmp_path / 'x'}"
     )
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert main([*command, f"--output={out}", "--overwrite=true"]) == 0
     assert {"frame.png", "psi.png"} <= {path.name for path in out.iterdir()}
 
 
 def test_json_has_no_nan(tmp_path):
-    output.Output(str(tmp_path / "out"), figure=False).json(
-        "x.json", {"a": [float("nan"), 1.5], "b": {"c": float("inf")}}
-    )
+    output.Output(str(tmp_path / "out")).json("x.json", {"a": [float("nan"), 1.5], "b": {"c": float("inf")}})
     assert json.loads((tmp_path / "out" / "x.json").read_text()) == {"a": [None, 1.5], "b": {"c": None}}
 
 

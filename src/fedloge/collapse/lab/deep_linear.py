@@ -58,7 +58,7 @@ class DeepLinear:
         threads: Threads of the computation; matrices as small as these gain nothing from more.
         output: Folder for curves.csv, final.csv, summary.json and curves.png.
         overwrite: Replace an older experiment in that folder.
-        figure: Draw curves.png, which needs matplotlib.
+        figure: Draw curves.png.
 
     Raises:
         ConfigError: For what cannot be trained or has no closed form to compare with.
@@ -293,7 +293,7 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
         A row per run, as in ``final.csv``.
     """
     configure_cpu(settings.threads)
-    output = Output(settings.output, overwrite=settings.overwrite, figure=settings.figure)
+    output = Output(settings.output, overwrite=settings.overwrite)
     curves, final = [], []
     for layers in settings.layers:
         for seed in settings.seeds:
@@ -309,7 +309,9 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
     if settings.figure:
         from fedloge.collapse.lab.figures import deep_linear_figure
 
-        output.figure("curves.png", deep_linear_figure(settings, curves))
+        unit = "iteration" if settings.optimizer == "lbfgs" else "step"
+        rate = decay(settings) if settings.optimizer == "gd" else None
+        output.figure("curves.png", deep_linear_figure(curves, unit, rate))
     target = expect(settings, settings.layers[0]).name
     limits = f"NC1 < {settings.nc1_below:g}, NC2 < {settings.nc2_below:g}, NC3 < {settings.nc3_below:g}"
     title = f"{settings.loss.upper()}, n = {settings.counts}, {settings.features} features, against the {target}"

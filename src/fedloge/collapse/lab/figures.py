@@ -1,4 +1,4 @@
-"""The figures. matplotlib is imported when one is drawn; the global state of pyplot is never touched."""
+"""Figures of the collapse experiments, drawn without the global state of pyplot."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedloge.collapse.lab.output import Row, require_matplotlib
+from fedloge.collapse.lab.output import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from fedloge.collapse.lab.deep_linear import DeepLinear
-    from fedloge.collapse.lab.norms import Norms
-
 COLOURS = ("#440154", "#2a788e", "#22a884", "#e8850c", "#c2255c", "#7a5195")
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """An empty figure, width and height in inches, and its axes row by row."""
-    require_matplotlib()
+    """An empty figure of ``width`` by ``height`` inches, and its axes in row order."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -33,7 +29,7 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
 
 
 def plain_ticks(ax: Axes, digits: Sequence[float]) -> None:
-    """Label a logarithmic axis of norms with plain numbers that begin with some digits."""
+    """Label the logarithmic vertical axis with plain numbers whose leading digit is one of ``digits``."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     ax.yaxis.set_major_locator(LogLocator(subs=digits))
@@ -42,10 +38,14 @@ def plain_ticks(ax: Axes, digits: Sequence[float]) -> None:
     ax.tick_params(labelsize=8)
 
 
-def deep_linear_figure(settings: DeepLinear, curves: Sequence[Row]) -> Figure:
-    """Every metric over the steps, a colour per depth; dashed, the rate at which gradient descent shrinks CDNV."""
-    from fedloge.collapse.lab.deep_linear import decay
+def deep_linear_figure(curves: Sequence[Row], unit: str = "step", rate: float | None = None) -> Figure:
+    """Every metric over training, one colour per depth and one curve per seed.
 
+    Args:
+        curves: Rows of ``curves.csv``.
+        unit: Label of the horizontal axis.
+        rate: Decay rate of CDNV per step, drawn as a dashed line; None draws none.
+    """
     panels = {
         "nc1": "NC1",
         "cdnv": "CDNV",
@@ -55,30 +55,30 @@ def deep_linear_figure(settings: DeepLinear, curves: Sequence[Row]) -> Figure:
         "excess": "loss above theory (absolute)",
     }
     figure, axes = new_figure(2, 3, 10.5, 5.6)
+    depths, seeds = (list(dict.fromkeys(row[name] for row in curves)) for name in ("layers", "seed"))
     for ax, (name, title) in zip(axes, panels.items(), strict=True):
-        for colour, layers in zip(COLOURS * 9, settings.layers, strict=False):
-            for seed in settings.seeds:
+        for colour, layers in zip(COLOURS * 9, depths, strict=False):
+            for seed in seeds:
                 points = [row for row in curves if (row["layers"], row["seed"]) == (layers, seed)]
                 steps = np.array([row["step"] for row in points])
                 values = np.maximum(np.abs([row[name] for row in points]), 1e-30)
-                label = f"M = {layers}" if seed == settings.seeds[0] else None
+                label = f"M = {layers}" if seed == seeds[0] else None
                 ax.semilogy(steps, values, color=colour, linewidth=1.3, label=label)
         ax.set_title(title, fontsize=10)
         ax.tick_params(labelsize=8)
-    if settings.optimizer == "gd":
-        steps = np.array([0, settings.steps])
+    if rate is not None:
+        steps = np.array([0, max(row["step"] for row in curves)])
         start = max(row["cdnv"] for row in curves if row["step"] == 0)
-        rate = decay(settings)
         axes[1].semilogy(steps, start * np.exp(-rate * steps), "k--", linewidth=1, label=f"exp(-{rate:.2g} t)")
         axes[1].legend(fontsize=8)
     axes[0].legend(fontsize=8)
     for ax in axes[3:]:
-        ax.set_xlabel("iteration" if settings.optimizer == "lbfgs" else "step", fontsize=9)
+        ax.set_xlabel(unit, fontsize=9)
     return figure
 
 
 def language_figure(rows: Sequence[Row], correlations: dict[str, float]) -> Figure:
-    """Each metric against the validation loss: a colour per width, a marker per number of steps."""
+    """Each metric against the validation loss: one colour per width, one marker per number of steps."""
     panels = {
         "cdnv_log": "mean log CDNV (p = 2)",
         "gnc2_var": "GNC2 variance",
@@ -110,12 +110,13 @@ def language_figure(rows: Sequence[Row], correlations: dict[str, float]) -> Figu
     return figure
 
 
-def frame_figure(settings: Norms, rows: Sequence[Row]) -> Figure:
-    """‖w_k‖ (above) and ‖μ_k‖ against n_k in the closed form, a column per ridge, a colour per depth."""
-    figure, axes = new_figure(2, len(settings.lambdas), 4.2 * len(settings.lambdas), 5.6)
-    for column, lam in enumerate(settings.lambdas):
-        above, below = axes[column], axes[column + len(settings.lambdas)]
-        for colour, layers in zip(COLOURS * 9, settings.layers, strict=False):
+def frame_figure(rows: Sequence[Row]) -> Figure:
+    """‖w_k‖ (top) and ‖μ_k‖ (bottom) against n_k in the closed form: one column per ridge, one colour per depth."""
+    lambdas, depths = (list(dict.fromkeys(row[name] for row in rows)) for name in ("lambda", "layers"))
+    figure, axes = new_figure(2, len(lambdas), 4.2 * len(lambdas), 5.6)
+    for column, lam in enumerate(lambdas):
+        above, below = axes[column], axes[column + len(lambdas)]
+        for colour, layers in zip(COLOURS * 9, depths, strict=False):
             part = [row for row in rows if (row["lambda"], row["layers"]) == (lam, layers)]
             alive = [row for row in part if row["w"] > 0]
             gone = len(part) - len(alive)
@@ -132,19 +133,19 @@ def frame_figure(settings: Norms, rows: Sequence[Row]) -> Figure:
         for ax in (above, below):
             plain_ticks(ax, (1, 2, 5))
     axes[0].set_ylabel("‖w‖", fontsize=9)
-    axes[len(settings.lambdas)].set_ylabel("‖μ‖", fontsize=9)
+    axes[len(lambdas)].set_ylabel("‖μ‖", fontsize=9)
     return figure
 
 
-def psi_figure(settings: Norms, rows: Sequence[Row], summary: dict[str, float]) -> Figure:
-    """Norms of a run's head against class sizes, their fit, and the closed form's line n^{1/4}."""
+def psi_figure(rows: Sequence[Row], summary: Mapping[str, float], head: str) -> Figure:
+    """Row norms of a run's head against class sizes, their power-law fit, and the closed form n^{1/4}."""
     figure, axes = new_figure(1, 1, 6.2, 4.4)
-    norm_panel(axes[0], rows, summary, settings.head)
+    norm_panel(axes[0], rows, summary, head)
     return figure
 
 
 def norm_panel(ax: Axes, rows: Sequence[Row], summary: Mapping[str, float], head: str) -> None:
-    """The same in a panel: rows with ``class``, ``n`` and ``norm``, and what :func:`norms.compare` says of them."""
+    """Draw the norms of a head in ``ax``, from rows with ``class``, ``n`` and ``norm`` and their power-law fit."""
     seen = [row for row in rows if row["n"] and row["norm"]]
     sizes, norms = (np.array([row[name] for row in seen], dtype=float) for name in ("n", "norm"))
     centre, level = np.exp(np.log(sizes).mean()), np.exp(np.log(norms).mean())

@@ -118,7 +118,7 @@ def run(settings: HuggingFace) -> dict[str, float]:
         What :func:`fedloge.collapse.lab.language.measure_model` returns.
     """
     configure_cpu(settings.threads)
-    output = Output(settings.output, overwrite=settings.overwrite, figure=False)
+    output = Output(settings.output, overwrite=settings.overwrite)
     model, tokenizer = load(settings.model)
     text = Path(settings.text).read_text(encoding="utf-8")
     tokens = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

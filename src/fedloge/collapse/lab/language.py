@@ -48,7 +48,7 @@ class Language:
         threads: Threads of the computation.
         output: Folder for results.csv, correlations.csv, summary.json and language.png.
         overwrite: Replace an older experiment in that folder.
-        figure: Draw language.png, which needs matplotlib.
+        figure: Draw language.png.
 
     Raises:
         ConfigError: For what cannot be trained.
@@ -215,7 +215,7 @@ def run(settings: Language) -> list[dict[str, Any]]:
         A row per model, as in ``results.csv``.
     """
     configure_cpu(settings.threads)
-    output = Output(settings.output, overwrite=settings.overwrite, figure=settings.figure)
+    output = Output(settings.output, overwrite=settings.overwrite)
     data = corpus(settings.vocabulary)
     parts = windows(data.train, settings.context), windows(data.heldout, settings.context)
     rows = []

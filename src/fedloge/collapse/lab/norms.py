@@ -28,7 +28,7 @@ class Norms:
         state: ``last``, as trained, or ``final``, after realignment.
         output: Folder for frame.csv, frame.png, summary.json, and psi.csv and psi.png of a run.
         overwrite: Replace older files in that folder.
-        figure: Draw the figures, which needs matplotlib.
+        figure: Draw frame.png, and psi.png of a run.
 
     Raises:
         ConfigError: For what has no closed form.
@@ -113,7 +113,7 @@ def run(settings: Norms) -> dict[str, Any]:
         The content of ``summary.json``.
     """
     rows = run_rows(settings) if settings.run else []
-    output = Output(settings.output, overwrite=settings.overwrite, figure=settings.figure)
+    output = Output(settings.output, overwrite=settings.overwrite)
     frame = frame_rows(settings)
     sizes = torch.tensor(settings.counts)
     exponents = []
@@ -136,8 +136,8 @@ def run(settings: Norms) -> dict[str, Any]:
     if settings.figure:
         from fedloge.collapse.lab.figures import frame_figure, psi_figure
 
-        output.figure("frame.png", frame_figure(settings, frame))
+        output.figure("frame.png", frame_figure(frame))
         if rows:
-            output.figure("psi.png", psi_figure(settings, rows, summary["run"]))
+            output.figure("psi.png", psi_figure(rows, summary["run"], settings.head))
     print(f"everything is in {settings.output}")
     return summary

@@ -1,4 +1,4 @@
-"""What an experiment leaves behind: a folder with CSV, JSON and a figure, and a table on the screen."""
+"""Results of an experiment: a folder with CSV, JSON and figures, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -27,21 +27,17 @@ class Output:
     """The folder of an experiment.
 
     Args:
-        path: Where; it is made, with its parents.
+        path: Path of the folder; created with its parents.
         overwrite: Whether an older experiment may be replaced.
-        figure: Whether a figure will be drawn.
 
     Raises:
-        ConfigError: If the folder holds something, or a figure is wanted and matplotlib is absent. Asked before the
-            experiment starts.
+        ConfigError: If the path exists, is not an empty folder, and may not be overwritten.
     """
 
-    def __init__(self, path: str, *, overwrite: bool = False, figure: bool = True) -> None:
+    def __init__(self, path: str, *, overwrite: bool = False) -> None:
         self.path = Path(path)
         if not overwrite and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ConfigError("output", path, "exists already", "Choose another folder, or --overwrite=true.")
-        if figure:
-            require_matplotlib()
         self.path.mkdir(parents=True, exist_ok=True)
 
     def csv(self, name: str, rows: Sequence[Row]) -> None:
@@ -56,27 +52,14 @@ class Output:
         (self.path / name).write_text(json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
     def figure(self, name: str, figure: Figure, colours: int = 64) -> None:
-        """Write a PNG of so many colours, at most 256; 64 take a third of the space of all."""
+        """Write a PNG reduced to ``colours`` (at most 256); 64 take a third of the space of full colour."""
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=100)
         Image.open(buffer).convert("RGB").quantize(colours).save(self.path / name, optimize=True)
 
 
-def require_matplotlib() -> None:
-    """Refuse to draw without matplotlib.
-
-    Raises:
-        ConfigError: Naming it.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        remedy = "pip install matplotlib, or --figure=false."
-        raise ConfigError("figure", True, "needs matplotlib, which is not installed", remedy) from None
-
-
 def print_table(title: str, rows: Sequence[Row], caption: str | None = None) -> None:
-    """Rows with the same keys as a table; plain text without a limit of width where nobody looks at a terminal."""
+    """Print rows with the same keys as a table; 200 columns wide where the output is not a terminal."""
     table = Table(title=title, caption=caption)
     for name, value in rows[0].items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right")
@@ -87,7 +70,7 @@ def print_table(title: str, rows: Sequence[Row], caption: str | None = None) -> 
 
 
 def cell(value: Any) -> str:
-    """A number as a table shows it: whole numbers as they are, others with three or four digits."""
+    """Text of a table cell: floats with two or four decimals, nan and None as an empty cell."""
     if not isinstance(value, float):
         return "" if value is None else str(value)
     if math.isnan(value):

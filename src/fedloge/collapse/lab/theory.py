@@ -108,22 +108,6 @@ class Frame:
         active = each[:-1] if self.bias else each  # a bias fits the mean of the labels, which costs nothing
         return float(active.sum() / (2 * self.counts.sum()))
 
-    def construct(self, dim: int, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
-        """The layers W_1 [d, d], …, W_M [K, d] and the class means H [d, K] in random directions, float64.
-
-        Raises:
-            ConfigError: If d is below the number of directions that are not zero.
-        """
-        alive = (~self.collapsed).nonzero().flatten()
-        if dim < len(alive):
-            raise ConfigError("dim", dim, f"cannot hold {len(alive)} directions", "Choose a larger one.")
-        bases = [_orthonormal(dim, len(alive), generator) for _ in range(self.layers)]
-        ends = [*bases, self.directions[:, alive]]
-        values = self.singular_values[:, alive]
-        weights = [ends[m + 1] * values[m] @ ends[m].T for m in range(self.layers)]
-        p = self.p[alive]
-        return weights, bases[0] * (p.sqrt() / (p + self.a)) @ self.directions[:, alive].T
-
     def _spread(self, values: Tensor) -> Tensor:
         return self.directions * values @ self.directions.T
 
@@ -315,8 +299,3 @@ def _strength(ratio: Tensor, layers: int, branch: Branch) -> Tensor:
 def _peak(layers: int) -> float:
     """Where M x^{M-1}/(1+x^M)² is largest."""
     return float(((layers - 1) / (layers + 1)) ** (1 / layers))
-
-
-def _orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    basis: Tensor = torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64))[0]
-    return basis
