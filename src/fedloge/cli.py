@@ -8,12 +8,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedloge.errors import FedlogeError
 
 if TYPE_CHECKING:
-    from fedloge.experiments.runner import Cell
+    from fedloge.experiments.plan import Plan
 
 USAGE = """usage: fedloge VERB ...
 
@@ -108,24 +108,9 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     if known.log_format not in ("text", "json"):
         raise FedlogeError(f"--log_format={known.log_format!r} is unknown. Choose text or json.")
 
-    from rich.console import Console
+    from fedloge.runs.run import fit_run
 
-    from fedloge.config import SaveConfig, build
-    from fedloge.report.progress import JsonProgress, RunProgress
-    from fedloge.report.write import WriteReport
-    from fedloge.tracking import agent_options
-
-    cli = build([*rest, *agent_options(rest)])
-    progress = [] if known.quiet else [JsonProgress() if known.log_format == "json" else RunProgress()]
-    console = Console(quiet=known.quiet or known.log_format == "json")
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
-    callbacks.insert(0, SaveConfig(cli.resolved()))  # loggers read the saved configuration
-    callbacks += [*progress, *([WriteReport(console)] if cli.config.report else [])]
-    try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
-    finally:
-        for callback in progress:
-            callback.stop()
+    fit_run(rest, checkpoint, known.log_format, known.quiet)
     return 0
 
 
@@ -182,18 +167,16 @@ def compare(args: Sequence[str]) -> int:
     from rich.console import Console
 
     from fedloge.experiments.compare import load_comparison
+    from fedloge.experiments.compare_report import comparison_table, write_comparison
     from fedloge.experiments.live import CellProgress
-    from fedloge.experiments.tables import comparison_table, write_comparison
 
-    comparison = load_comparison(known.config, overrides)
+    plan = load_comparison(known.config, overrides)
     with CellProgress() as progress:
-        cells = comparison.run(progress.update)
-    path = write_comparison(comparison.output_dir, cells)
+        plan.run(progress.update)
+    write_comparison(plan)
     console = Console()
-    console.print(comparison_table(cells, console.width))
-    failed = _tell_failures(cells)
-    print(f"everything is in {path.parent}")
-    return 1 if failed else 0
+    console.print(comparison_table(plan, console.width))
+    return _finish(plan)
 
 
 def study(args: Sequence[str]) -> int:
@@ -215,21 +198,20 @@ def study(args: Sequence[str]) -> int:
 
     from fedloge.experiments.live import CellProgress
     from fedloge.experiments.study import load_study
-    from fedloge.experiments.study_report import banner, check_measures, study_table, study_values, write_study
+    from fedloge.experiments.study_report import banner, check_measures, study_results, study_table, write_study
 
-    console, failed = Console(), 0
-    studies = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
-    for each in studies:
-        check_measures(each)
-    for each in studies:
+    console, code = Console(), 0
+    plans = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
+    for plan in plans:
+        check_measures(plan)
+    for plan in plans:
         with CellProgress(console, rows="run") as progress:
-            cells = each.run(progress.update)
-        values = study_values(each)
-        path = write_study(each, values)
-        console.print(banner(each).replace("**", ""), study_table(each, values), sep="\n\n")
-        failed += _tell_failures(cells)
-        print(f"everything is in {path.parent}")
-    return 1 if failed else 0
+            plan.run(progress.update)
+        results = study_results(plan)
+        write_study(plan, results)
+        console.print(banner(plan).replace("**", ""), study_table(plan, results), sep="\n\n")
+        code |= _finish(plan)
+    return code
 
 
 def sweep(args: Sequence[str]) -> int:
@@ -258,13 +240,11 @@ def sweep(args: Sequence[str]) -> int:
 
     plan = load_sweep(file, overrides, **settings)
     with CellProgress(rows="setting") as progress:
-        cells = plan.run(progress.update)
-    rows = write_sweep(plan, cells)
-    Console().print(sweep_table(rows))
-    print(best_note(plan, rows))
-    failed = _tell_failures(cells)
-    print(f"everything is in {plan.output_dir}")
-    return 1 if failed else 0
+        plan.run(progress.update)
+    results = write_sweep(plan)
+    Console().print(sweep_table(results))
+    print(best_note(plan, results))
+    return _finish(plan)
 
 
 def predict(args: Sequence[str]) -> int:
@@ -410,12 +390,15 @@ def collapse(args: Sequence[str]) -> int:
     return main(args)
 
 
-def _tell_failures(cells: Sequence[Cell]) -> int:
-    """A line for each cell that failed; returns how many."""
-    failed = [cell for cell in cells if cell.error]
-    for cell in failed:
-        print(f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})", file=sys.stderr)
-    return len(failed)
+def _finish(plan: Plan) -> int:
+    """Print the failures and the folder of the results; returns the exit code."""
+    from fedloge.experiments.tables import failures
+
+    failed = failures(plan.cells())
+    for line in failed:
+        print(line, file=sys.stderr)
+    print(f"everything is in {plan.output_dir}")
+    return 1 if failed else 0
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

@@ -111,7 +111,7 @@ def check_study(words):
     from fedloge.experiments.study import load_study
 
     file, scale, *overrides = words[2:]
-    assert load_study(file, scale.removeprefix("--scale="), overrides).entries
+    assert load_study(file, scale.removeprefix("--scale="), overrides).rows
 
 
 def check_huggingface(words):

@@ -8,9 +8,10 @@ import yaml
 
 from fedloge.cli import main
 from fedloge.errors import FedlogeError
-from fedloge.experiments.compare import load_comparison, slug
+from fedloge.experiments.compare import load_comparison
+from fedloge.experiments.compare_report import comparison_markdown, comparison_results
+from fedloge.experiments.plan import Plan, Row
 from fedloge.experiments.runner import Cell
-from fedloge.experiments.tables import comparison_markdown, comparison_rows
 from fedloge.options import override_value
 
 ROOT = Path(__file__).parents[2]
@@ -97,10 +98,11 @@ def test_other_options_are_not_mixed_into_a_study(study, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--methods={}", "methods={} must be a mapping"),
-        ("--seeds=3", "seeds=3 must be a list"),
+        ("--methods={}", "methods={} has no entry"),
+        ("--methods=3", "methods=3 must be a mapping"),
+        ("--seeds=x", "seeds='x' must be a whole number or a list"),
         ("--jobs=0", "jobs=0 must be at least 1"),
-        ("--trainr.rounds=2", "trainr={'rounds': 2} is no key of a comparison"),
+        ("--trainr.rounds=2", "trainr={'rounds': 2} is not supported. Known keys are output_dir"),
         ("rounds", "'rounds' is not understood"),
         ("--trainer.rounds.x=2", "rounds is not a section"),
         ("--methods.FedAvg=3", "methods.FedAvg=3 must be a mapping"),
@@ -126,7 +128,6 @@ def test_overrides_go_where_they_belong():
     override_value(content, "--model.gamma=0.5")
     override_value(content, "--trainer.rounds=2")
     assert content == {"model": {"init_args": {"lr": 1.0, "gamma": 0.5}}, "trainer": {"rounds": 2}}
-    assert slug("FedLoGe, γ 0.1") == "FedLoGe_γ_0.1"
 
 
 @pytest.mark.parametrize("study", sorted(QUICK.parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
@@ -134,14 +135,20 @@ def test_comparisons_have_every_method(study):
     import fedloge.methods
 
     methods = {name for name in fedloge.methods.__all__ if name not in ("Client", "Method", "Phase")}
-    listed = load_comparison(study).methods
-    assert methods == {options.get("class_path", name) for name, options in listed.items()}
+    assert methods == {cell.options["model"]["class_path"] for cell in load_comparison(study).cells()}
+
+
+def test_a_null_option_replaces_the_common_one():
+    plan = load_comparison(QUICK, ["--methods.FedPer.lr=null", "--seeds=2"])
+    options = {cell.name: cell.options["model"]["init_args"]["lr"] for cell in plan.cells()}
+    assert (options["FedPer"], options["FedAvg"]) == (None, 0.03)
 
 
 def test_nothing_done_yet_is_a_table_too(tmp_path):
-    cells = [Cell("FedAvg", 0, {}, tmp_path)]
-    assert comparison_rows(cells)[0]["seeds"] == 0
-    assert "no run is done" in comparison_markdown(cells)
+    plan = Plan(rows=[Row("FedAvg", [Cell("FedAvg", 0, {}, tmp_path)])], output_dir=tmp_path)
+    results = comparison_results(plan)
+    assert results[0].row.done == []
+    assert "no run is done" in comparison_markdown(plan, results)
 
 
 @pytest.mark.slow

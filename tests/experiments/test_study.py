@@ -11,9 +11,11 @@ import yaml
 from fedloge.cli import main
 from fedloge.config import build
 from fedloge.errors import FedlogeError
+from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell, run_cells
-from fedloge.experiments.study import SCALES, Entry, load_study
-from fedloge.experiments.study_report import Value, study_values, write_study
+from fedloge.experiments.study import SCALES, load_study
+from fedloge.experiments.study_report import study_results, value_text, write_study
+from fedloge.experiments.tables import Result
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path for pattern in ("table*.yaml", "fig*.yaml") for path in (ROOT / "configs/studies").glob(pattern))
@@ -171,10 +173,10 @@ def test_every_printed_number_is_the_papers():
     for path in STUDIES:
         if path.stem == "fig4a":  # of the released logs, as its note says
             continue
-        for entry in load_study(path, "full").entries if path.stem != "table6" else ():
+        for entry in load_study(path, "full").rows if path.stem != "table6" else ():
             for value in entry.printed.values():
                 assert re.search(rf"(?<![\d.]){re.escape(f'{value:g}')}0*(?!\d)", text), (
-                    f"{path.stem} {entry.row} {value}"
+                    f"{path.stem} {entry.name} {value}"
                 )
 
 
@@ -192,16 +194,17 @@ def test_every_printed_number_is_the_papers():
         ({"rows": {}}, r"rows=\{\} has no entry"),
         ({"rows": [1]}, r"rows=\[1\] must be a mapping"),
         ({"rows": {"a": 3}}, r"rows\.a=3 must be a mapping"),
-        ({"rows": {"a": {"methd": 1}}}, r"rows\.a: methd=1 is not known"),
+        ({"rows": {"a": {"methd": 1}}}, r"rows\.a: methd=1 is not supported"),
         ({"rows": {"a": {"options": [1]}}}, r"options=\[1\] must be a mapping"),
         ({"rows": {"a": {"realign": [1]}}}, r"realign=\[1\] must be a mapping"),
         ({"rows": {"a": {"printed": {"mild": {"GM": "42.3"}}}}}, "printed.GM='42.3' must be a number"),
         ({"notes": "hello"}, "notes='hello' must be a list"),
         ({"at": 3}, "at=3 must be a mapping"),
         ({"at": {"tiny": 3}}, r"at\.tiny=3 must be a mapping"),
-        ({"at": {"tiny": {"seeds": 3}}}, "seeds=3 must be a list"),
+        ({"notes": [{"a": "b"}]}, r"notes=\{'a': 'b'\} must be a string. Quote the note"),
+        ({"at": {"tiny": {"seeds": "x"}}}, "seeds='x' must be a whole number or a list"),
         ({"settings": {"mild": {"options": [1]}}}, r"settings\.mild: options=\[1\] must be a mapping"),
-        ({"colour": 1}, "colour=1 is not known"),
+        ({"colour": 1}, "colour=1 is not supported"),
         ({"scales": {"full": "scale.yaml"}, "settings": None}, "scale='tiny' is not one of"),
         ({"scales": {"tiny": "none.yaml"}}, "none.yaml' cannot be read"),
     ],
@@ -224,7 +227,7 @@ def test_the_command_line_stands_above_the_scale_and_below_the_row(tmp_path):
     source = "{class_path: ImageFolder, init_args: {root: here}}"
     overrides = ["--model.gamma=0.5", "--model.lr=0.1", f"--data.source={source}", "--seeds=[7]"]
     study = load_study(written(tmp_path, rows=rows), overrides=overrides)
-    arguments = [entry.cells[0].options["model"]["init_args"] for entry in study.entries]
+    arguments = [entry.cells[0].options["model"]["init_args"] for entry in study.rows]
     assert [(each["gamma"], each["lr"]) for each in arguments] == [(0.5, 0.1), (0.3, 0.1)]
     assert study.cells()[0].options["data"]["source"]["init_args"] == {"root": "here"}
     assert [cell.seed for cell in study.cells()] == [7, 7]
@@ -241,16 +244,15 @@ def test_other_images_are_other_runs(tmp_path):
 
 def test_numbers_of_some_seeds_say_so():
     cells = [Cell("a", seed, {}, Path("nowhere")) for seed in (0, 1)]
-    value = Value(Entry("a", "", {}, {}, cells), "first round", [2.0], 83)
-    assert value.text() == "2.0, 1 of 2 seeds (83)"
-    assert not value.whole
+    result = Result(Row("a", cells, printed={"first round": 83}), {"first round": [2.0]})
+    assert value_text(result, "first round") == "2.0, 1 of 2 seeds (83)"
 
 
 def test_a_run_that_cannot_be_analysed_is_told_and_the_others_go_on(done):
     folder, _ = done
     changes = {"measures": ["ρ(m, v)"], "rows": {"FedPer": {"method": "FedPer"}, "FedLoGe": {}}}
     study = load_study(written(folder, **changes), output_dir=folder / "out")
-    text = write_study(study, study_values(study)).read_text()
+    text = write_study(study, study_results(study)).read_text()
     assert "| FedPer | failed |" in text
     assert re.search(r"\| FedLoGe \| -?0\.\d{3} ± ", text)
     assert "FedPer has no generic model" in text
@@ -270,8 +272,8 @@ def test_an_output_folder_that_is_a_file_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"measures": ["precision"]}, "measures='precision' is not known"),
-        ({"measures": ["angle"]}, "measures='angle' is not known of a table"),
+        ({"measures": ["precision"]}, "measures='precision' is not a measure of a table"),
+        ({"measures": ["angle"]}, "measures='angle' is not a measure of a table"),
         ({"reach": {}}, "reach=None is missing"),
     ],
 )
@@ -290,10 +292,10 @@ def test_a_bad_scale_is_one_line(capsys):
 
 def test_frames_need_no_training(tmp_path):
     study = load_study(ROOT / "configs/studies/table6.yaml", output_dir=tmp_path)
-    text = write_study(study, study_values(study)).read_text()
+    text = write_study(study, study_results(study)).read_text()
     assert study.cells() == []
     assert "C = 10, d = 64; nothing is trained" in text
-    angles = [value.ours[0] for value in study_values(study) if value.measure == "angle"]
+    angles = [result.values["angle"][0] for result in study_results(study)]
     assert angles == pytest.approx([96.379] * 6, abs=1e-3)
 
 
@@ -302,7 +304,7 @@ def test_a_curve_is_drawn(tmp_path):
     path = written(tmp_path, kind="curve", x="β", settings={"": {}}, measures=["GM"], rows=rows)
     study = load_study(path, output_dir=tmp_path / "out", overrides=["--seeds=[0]"])
     study.run()
-    assert write_study(study, study_values(study)).with_name("study.png").read_bytes().startswith(b"\x89PNG")
+    assert write_study(study, study_results(study)).with_name("study.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

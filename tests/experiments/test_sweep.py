@@ -13,10 +13,11 @@ from rich.console import Console
 from fedloge.cli import main
 from fedloge.config import build
 from fedloge.errors import FedlogeError
-from fedloge.experiments import sweep_report as report
+from fedloge.experiments.figures import sweep_figure
 from fedloge.experiments.live import live_table
 from fedloge.experiments.runner import Cell, fit_cell
 from fedloge.experiments.sweep import command_options, load_sweep, read_parameter
+from fedloge.experiments.sweep_report import sweep_results
 from fedloge.options import set_option
 
 ROOT = Path(__file__).parents[2]
@@ -127,15 +128,14 @@ def test_random_draws_come_from_the_seed(content, tmp_path):
         "model.momentum": {"distribution": "q_uniform", "min": 0.0, "max": 0.9, "q": 0.3},
     }
     path = write(tmp_path, content)
-    first, again, other = (load_sweep(path, run_cap=20, seed=seed).combinations() for seed in (1, 1, 2))
+    first, again, other = ([row.options for row in load_sweep(path, run_cap=20, seed=seed).rows] for seed in (1, 1, 2))
     assert first == again != other
-    draws = [dict(combination) for combination in first]
-    assert all(0.1 <= draw["model.gamma"] <= 10 for draw in draws)
-    assert {draw["model.beta"] for draw in draws} == {0.6}
-    assert {draw["trainer.local_epochs"] for draw in draws} == {1, 2, 3}
-    assert {draw["model.momentum"] for draw in draws} <= {0.0, 0.3, 0.6, 0.9}
+    assert all(0.1 <= draw["model.gamma"] <= 10 for draw in first)
+    assert {draw["model.beta"] for draw in first} == {0.6}
+    assert {draw["trainer.local_epochs"] for draw in first} == {1, 2, 3}
+    assert {draw["model.momentum"] for draw in first} <= {0.0, 0.3, 0.6, 0.9}
     content["parameters"] = {"model.beta": {"values": [0.0, 0.6]}}
-    assert len(load_sweep(write(tmp_path, content), run_cap=20).combinations()) == 2  # there are no more
+    assert len(load_sweep(write(tmp_path, content), run_cap=20).rows) == 2  # there are no more
 
 
 def test_random_sweeps_run_and_are_drawn_as_dots(content, tmp_path):
@@ -150,11 +150,24 @@ def test_random_sweeps_run_and_are_drawn_as_dots(content, tmp_path):
 def test_one_parameter_is_a_curve_and_none_no_picture(swept, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = load_sweep(swept, output_dir=swept.parent / "out")
-    rows = [row for row in report.sweep_rows(plan, plan.cells()) if not row["failed"] and row["GM"]]
-    report.plot_sweep(plan, rows, tmp_path / "curve.png")
-    report.plot_sweep(plan, rows[:1], tmp_path / "none.png")
-    assert (tmp_path / "curve.png").is_file()
-    assert not (tmp_path / "none.png").exists()
+    results = [result for result in sweep_results(plan) if result.values["GM"]]
+    figure = sweep_figure(plan, results)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["γ", "γ"]
+    assert all(len(ax.lines[0].get_xdata()) == 2 for ax in figure.axes)
+    assert sweep_figure(plan, results[:1]) is None
+
+
+def test_seeds_are_combined_with_every_setting(content, tmp_path):
+    expected = [("gamma=0.1 beta=0.0", 0), ("gamma=0.1 beta=0.3", 0)]
+    for seeds in ("--seeds=0,1", "--seeds=[0,1]"):
+        sweep = load_sweep(FILE, [seeds])
+        assert [(cell.name, cell.seed) for cell in sweep.cells()][:2] == expected
+        assert [len(row.cells) for row in sweep.rows] == [2] * 16
+        assert {cell.options["trainer"]["seed"] for cell in sweep.cells()} == {0, 1}
+    assert {cell.seed for cell in load_sweep(FILE, ["--seeds=5"]).cells()} == {5}
+    content["method"] = "random"
+    drawn = load_sweep(write(tmp_path, content), ["--seeds=0,1"], run_cap=6)
+    assert [len(row.cells) for row in drawn.rows] == [2, 2, 2]
 
 
 def test_values_are_read_as_the_command_line_reads_them():
@@ -189,11 +202,11 @@ def test_the_metric_is_one_that_runs_have(content, swept):
 
 
 BAD = {
-    "method": ("bayes", "method='bayes' is not run by `fedloge sweep`. Take grid or random"),
-    "parameters": ({}, "parameters={} must be a mapping"),
-    "early_terminate": ({"type": "hyperband"}, "early_terminate={'type': 'hyperband'} is not run"),
+    "method": ("bayes", "method='bayes' is not supported by `fedloge sweep`. Choose grid or random"),
+    "parameters": ({}, "parameters={} has no entry"),
+    "early_terminate": ({"type": "hyperband"}, "early_terminate={'type': 'hyperband'} is not supported"),
     "run_cap": (0, "runs=0 must be at least 1"),
-    "command": (["fedloge", "fit", "${args}", "--config", "x"], "does not begin with --config"),
+    "command": (["fedloge", "fit", "${args}", "--config", "x"], "has options before --config"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Where the cells of a study are, live in a terminal."""
+"""Progress of many runs, live in a terminal."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rich.live import Live
 from rich.table import Table
 
 from fedloge.experiments.runner import Cell
-from fedloge.experiments.tables import COLUMNS, column_values, percent, read_summary
+from fedloge.experiments.tables import COLUMNS, column_values, read_summary, spread
 from fedloge.report.progress import redraws
 
 
 class CellProgress:
-    """The live view of many runs; where the output is not a terminal, a line for each that is done.
+    """The live view of many runs; without a terminal, a line for each finished run.
 
     Args:
-        console: Where to print; standard output by default.
-        rows: What a row stands for.
+        console: Output; standard output by default.
+        rows: Heading of the rows' names.
     """
 
     def __init__(self, console: Console | None = None, rows: str = "method") -> None:
         self.console, self.rows = console or Console(), rows
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
-        self._told: set[tuple[str, int]] = set()
+        self._printed: set[tuple[str, int]] = set()
 
     def __enter__(self) -> CellProgress:
         if redraws(self.console):
@@ -36,21 +36,21 @@ class CellProgress:
         self._live.stop()
 
     def update(self, cells: Sequence[Cell]) -> None:
-        """Show where the cells are."""
+        """Show the state of the cells."""
         if redraws(self.console):
             self._live.update(live_table(cells, self.rows), refresh=True)
             return
         for cell in cells:
             key = cell.name, cell.seed
-            if (cell.done or cell.error) and key not in self._told:
-                self._told.add(key)
+            if (cell.done or cell.error) and key not in self._printed:
+                self._printed.add(key)
                 self.console.print(
-                    f"{len(self._told)}/{len(cells)}  {cell.name}, seed {cell.seed}: {cell_status(cell)}"
+                    f"{len(self._printed)}/{len(cells)}  {cell.name}, seed {cell.seed}: {cell_status(cell)}"
                 )
 
 
 def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
-    """Where every cell is: waiting, which round, its result, or that it failed."""
+    """State of every cell by name and seed: waiting, its round, its result, or failed."""
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     done = sum(cell.done for cell in cells)
     table = Table(title=f"{done} of {len(cells)} runs done; GM / PM (%)")
@@ -64,12 +64,12 @@ def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
 
 
 def cell_status(cell: Cell) -> str:
-    """A cell in a few words."""
+    """State of a cell in a few words."""
     if cell.error:
         return "[red]failed[/]"
     if cell.done:
         summary = read_summary(cell)
-        return " / ".join(percent(column_values([summary], COLUMNS[column])) for column in ("GM", "PM"))
+        return " / ".join(spread(column_values([summary], COLUMNS[column])) or "none" for column in ("GM", "PM"))
     metrics = cell.run / "metrics.csv"
     if not metrics.is_file():
         return "[dim]starting[/]" if (cell.run / "environment.json").is_file() else "[dim]waiting[/]"

@@ -1,4 +1,4 @@
-"""Many runs of one study: each a cell with a folder of its own, several at once, those already done skipped."""
+"""Execution of many runs: each is a cell with its own folder and process; finished ones are skipped."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from fedloge.options import Options, meaning
 
 @dataclass
 class Cell:
-    """A run of a study.
+    """One of many runs.
 
     Args:
-        name: Of its row, for example a method.
-        seed: Of the run.
-        options: For ``fedloge fit``, nested as in YAML; for ``fedloge realign`` where there is a source.
-        folder: Where its row's cells are.
-        source: The cell whose trained run is realigned, in place of training.
-        error: Why it failed, if it did.
+        name: Name of its row, for example a method.
+        seed: Run seed.
+        options: Options of ``fedloge fit``, nested as in YAML; with a source, options of ``fedloge realign``.
+        folder: Folder that holds the runs of the row.
+        source: Cell whose trained run is realigned instead of training; None trains.
+        error: One-line reason of a failure; None if there was none.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Cell:
 
     @property
     def config(self) -> Path:
-        """The options as a file."""
+        """File of the options."""
         return self.folder / f"seed-{self.seed}.yaml"
 
     @property
     def log(self) -> Path:
-        """What the run printed."""
+        """File of the run's output."""
         return self.folder / f"seed-{self.seed}.log"
 
     @property
@@ -61,10 +61,10 @@ class Cell:
         return (self.run / "summary.json").is_file()
 
     def check(self) -> None:
-        """Refuse to mix runs of different options in one study.
+        """Refuse to reuse a run that was made with other options.
 
         Raises:
-            RunError: Naming the options in which the run that is there differs.
+            RunError: Naming an option in which the existing run differs.
         """
         if not self.run.exists():
             return
@@ -82,21 +82,21 @@ class Cell:
 def run_cells(
     cells: Sequence[Cell], jobs: int | None = None, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None
 ) -> Sequence[Cell]:
-    """Run the cells that are not done, several at once, each in a process of its own; one that was cut off goes on.
+    """Run the cells that are not done in processes of their own; interrupted runs resume.
 
-    A cell that fails keeps the last line of its log as its ``error``; the others go on. One that realigns another's run
-    waits for it.
+    A failed cell keeps the last line of its log as its ``error`` and does not stop the others. A cell that realigns
+    another's run waits for it.
 
     Args:
-        cells: In the order to run them in.
-        jobs: Processes at once; None takes one per core.
+        cells: Cells in the order of execution.
+        jobs: Number of processes at the same time; None starts one per core.
         on_change: Called with the cells several times a second.
 
     Returns:
         The cells.
 
     Raises:
-        RunError: If one of them was run with other options before.
+        RunError: If a cell's run exists and was made with other options.
     """
     check_least("jobs", jobs, 1)
     from fedloge.system.storage import clear_os_errors
@@ -134,25 +134,23 @@ def run_cells(
 
 
 def _context() -> Callable[..., BaseProcess]:
-    """Makes processes that start without importing torch again, where the platform can fork."""
+    """Constructor of processes; where the platform can fork, they start with torch already imported."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn").Process
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedloge.config"])
+    context.set_forkserver_preload(["fedloge.runs.run"])
     return context.Process
 
 
 def fit_cell(cell: Cell) -> None:
-    """``fedloge fit`` of a cell."""
-    from fedloge.cli import main
+    """Train a cell's run, or resume it from its newest checkpoint."""
+    from fedloge.runs.run import fit_run
 
-    code = main(["fit", "--config", str(cell.config), f"--trainer.run_dir={cell.run}", "--report=false", "--resume"])
-    if code:
-        raise SystemExit(code)
+    fit_run(["--config", str(cell.config), f"--trainer.run_dir={cell.run}", "--report=false"], "last")
 
 
 def realign_cell(cell: Cell) -> None:
-    """``fedloge realign`` of the run of a cell's source; what was cut off is done again."""
+    """Realign the run of a cell's source; an unfinished realignment is discarded first."""
     from fedloge.runs.run import realign_run
 
     assert cell.source is not None
@@ -168,12 +166,12 @@ def _in_child(cell: Cell) -> None:
         sys.stdout = sys.stderr = log
         try:
             realign_cell(cell) if cell.source else fit_cell(cell)
-        except FedlogeError as error:
-            print(error)
-            log.flush()
-            os._exit(2)
         except BaseException as error:
-            if not isinstance(error, SystemExit):
+            if isinstance(error, FedlogeError):
+                print(error)
+            elif isinstance(error, KeyboardInterrupt):
+                print(f"interrupted; {str(error) or 'what was saved until then is kept'}")
+            elif not isinstance(error, SystemExit):
                 traceback.print_exc()
             log.flush()
             os._exit(1)
@@ -181,4 +179,4 @@ def _in_child(cell: Cell) -> None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1].removeprefix("fedloge: error: ") if lines else "the process was killed"
+    return lines[-1] if lines else "the process was killed"

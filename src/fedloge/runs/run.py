@@ -151,6 +151,37 @@ def run_config(path: str | Path) -> list[str]:
     return ["--config", str(config), f"--data.partition_file={folder / 'partition.json'}"]
 
 
+def fit_run(args: Sequence[str], checkpoint: str | None = None, log_format: str = "text", quiet: bool = False) -> None:
+    """Train, realign and evaluate a run, and write its folder.
+
+    Args:
+        args: Options of ``fedloge fit``.
+        checkpoint: Checkpoint to resume from, ``last`` or ``previous``; None starts a new run.
+        log_format: ``text``, or ``json`` for a JSON object per line.
+        quiet: Print errors only.
+
+    Raises:
+        FedlogeError: If an option is wrong or the run cannot be completed.
+    """
+    from rich.console import Console
+
+    from fedloge.report.progress import JsonProgress, RunProgress
+    from fedloge.report.write import WriteReport
+    from fedloge.tracking import agent_options
+
+    cli = build([*args, *agent_options(args)])
+    progress = [] if quiet else [JsonProgress() if log_format == "json" else RunProgress()]
+    console = Console(quiet=quiet or log_format == "json")
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.insert(0, SaveConfig(cli.resolved()))  # loggers read the saved configuration
+    callbacks += [*progress, *([WriteReport(console)] if cli.config.report else [])]
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    finally:
+        for callback in progress:
+            callback.stop()
+
+
 def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a finished run again; nothing is written.
 
