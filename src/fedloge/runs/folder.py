@@ -27,6 +27,8 @@ from torch import Tensor
 from fedloge.errors import RunError
 from fedloge.evaluation.evaluator import Evaluation
 from fedloge.federation.state import ClientStore, FederatedState, SharedState
+from fedloge.runs.locate import MARKER as MARKER
+from fedloge.runs.locate import require_run
 from fedloge.system.storage import (
     clear_os_errors,
     file_sha256,
@@ -35,9 +37,6 @@ from fedloge.system.storage import (
     write_tensors,
     write_whole,
 )
-
-MARKER = "environment.json"
-"""The first file that a run writes; a folder without it is not a run."""
 
 LOCK = ".lock"
 LAST, PREVIOUS, FRESH = "last", "previous", ".new-"
@@ -127,8 +126,7 @@ class RunFolder:
 
     def require(self) -> RunFolder:
         """Raise a RunError unless the folder is a run; returns itself."""
-        if not (self.path / MARKER).is_file():
-            raise RunError(f"{str(self.path)!r} is not a run: it has no {MARKER}. Give the folder that fit wrote.")
+        require_run(self.path)
         return self
 
     def write_text(self, name: str, text: str) -> None:
