@@ -15,7 +15,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import fedloge
-from fedloge.cli import main
+from fedloge.cli import VERBS, main
+from fedloge.options import check_options
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ["fit", "--config", str(ROOT / "configs" / "quickstart.yaml")]
@@ -221,9 +222,6 @@ def test_bad_options_get_one_line(option, capsys, tmp_path):
 def test_bad_files_get_one_line(capsys, tmp_path):
     (tmp_path / "key.yaml").write_text("trainer: {roundz: 3}\n")
     assert "no option 'roundz'. Did you mean 'rounds'?" in fail(capsys, "fit", "--config", str(tmp_path / "key.yaml"))
-    (tmp_path / "syntax.yaml").write_text("trainer: [\n")
-    assert "parsing" in fail(capsys, "fit", "--config", str(tmp_path / "syntax.yaml"))
-    assert "absent.yaml" in fail(capsys, "fit", "--config", str(tmp_path / "absent.yaml"))
     foreign = tmp_path / "foreign.yaml"
     foreign.write_text("model: {class_path: collections.OrderedDict}\ndata: {source: Digits}\n")
     assert "OrderedDict" in fail(capsys, "fit", "--config", str(foreign))
@@ -304,13 +302,86 @@ def test_help_and_version_do_not_import_torch():
     assert f"fedloge {fedloge.__version__}" in done.stdout
 
 
-def test_an_interrupt_before_the_run_is_told(monkeypatch, capsys):
+WITHOUT_TORCH = {
+    "fti": "no verb 'fti'. Did you mean 'fit'?",
+    "fit --config absent.yaml": "--config='absent.yaml' cannot be read: No such file or directory.",
+    "fit --config=syntax.yaml": "--config='syntax.yaml' is not YAML: while parsing a flow",
+    "fit -c binary.yaml": "--config='binary.yaml' is not a text in UTF-8",
+    "fit --config empty.yaml": "--config='empty.yaml' holds no mapping. Write sections such as trainer,",
+    "fit --config unknown.yaml": "there is no option 'modle' in --config='unknown.yaml'. Did you mean 'model'?",
+    "fit --config good.yaml --trainr.rounds=3": "there is no option 'trainr.rounds'. Did you mean 'trainer'?",
+    "fit --config good.yaml --quite": "there is no option 'quite'. Did you mean 'quiet'?",
+    "fit --config good.yaml --x=1": "no option 'x'. The sections are trainer, model, data, report, seed_everything.",
+    "fit --trainer.rounds=3 --config good.yaml": "--trainer.rounds=3 stands before --config",
+    "partition --config absent.yaml": "--config='absent.yaml' cannot be read",
+    "compare --config syntax.yaml": "--config='syntax.yaml' is not YAML",
+    "study good.yaml absent.yaml": "FILE='absent.yaml' cannot be read",
+    "sweep absent.yaml": "FILE='absent.yaml' cannot be read",
+    "resume absent": "'absent' is not a run: it has no environment.json",
+    "resume whole --config absent.yaml": "--config='absent.yaml' cannot be read",
+    "test run": "--config='run/config.yaml' is not YAML",
+    "realign .": "'.' is not a run",
+    "predict absent good.yaml": "'absent' is not a run",
+    "predict whole absent.png": "no file or folder 'absent.png'",
+    "predict whole good.yaml --formt=csv": "there is no option 'formt'. Did you mean 'format'?",
+    "export absent --output out": "'absent' is not a run",
+    "new-client whole absent": "no file or folder 'absent'",
+    "report whole absent": "'absent' is not a run",
+    "analyze whole absent --output out": "'absent' is not a run",
+    "analyze python": "'python' has no config.yaml",
+}
+"""Commands with mistakes that are found before torch is imported, and what is said of them."""
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    """A folder with configurations and run folders, good and bad."""
+    root = tmp_path_factory.mktemp("mistakes")
+    texts = {
+        "syntax": b"trainer: [\n",
+        "binary": b"report: \xff",
+        "empty": b"",
+        "unknown": b"modle: {}",
+        "good": b"model: {}",
+    }
+    for name, text in texts.items():
+        (root / f"{name}.yaml").write_bytes(text)
+    for name, text in {"run": b"trainer: [\n", "whole": b"model: {}", "python": None}.items():
+        (root / name).mkdir()
+        (root / name / "environment.json").write_text("{}")
+        if text is not None:
+            (root / name / "config.yaml").write_bytes(text)
+    return root
+
+
+@pytest.mark.parametrize("command", WITHOUT_TORCH)
+def test_mistakes_are_reported_before_torch_is_imported(command, mistakes):
+    code = "import sys; from fedloge.cli import main; code = main(sys.argv[1:]); print('torch' in sys.modules, code)"
+    done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, cwd=mistakes)
+    assert done.stdout == "False 2\n"
+    assert done.stderr.count("\n") == 1
+    assert WITHOUT_TORCH[command] in done.stderr
+
+
+@pytest.mark.parametrize("config", ["{trainer: {rounds: 3}}", "file:///absent.yaml", "trainer:\n  rounds: 3"])
+def test_addresses_and_yaml_in_place_are_left_to_jsonargparse(config):
+    check_options(["--config", config])
+
+
+def test_files_may_be_merged_and_use_dotted_keys(tmp_path):
+    (tmp_path / "some.yaml").write_text("<<: {report: false}\ntrainer.rounds: 3\nconfig: other.yaml\n")
+    check_options(
+        ["--config", str(tmp_path / "some.yaml"), "--trainer.callbacks+=X", "--print_config", "--model.help=X"]
+    )
+
+
+def test_an_interrupt_before_the_run_is_reported(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedloge.cli.doctor", interrupted)
+    monkeypatch.setitem(VERBS, "doctor", interrupted)
     assert main(["doctor"]) == 130
-    assert capsys.readouterr().err == "fedloge: interrupted; what was saved until then is kept\n"
+    assert capsys.readouterr().err == "fedloge: interrupted; everything saved so far is kept\n"
 
 
 def test_an_interrupt_ends_with_130_and_keeps_the_checkpoint(tmp_path):

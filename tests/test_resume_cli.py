@@ -52,7 +52,7 @@ def test_another_meaning_is_refused_naming_the_options(whole, tmp_path, capsys):
     options = ["--model.gamma=0.5", "--data.batch_size=4", "--trainer.rounds=4"]
     assert main(["resume", str(tmp_path / "run"), *options]) == 2
     error = capsys.readouterr().err
-    assert "data.batch_size (8 before, 4 now), model.init_args.gamma (1.0 before, 0.5 now)" in error
+    assert "data.batch_size=8 (now 4); model.init_args.gamma=1.0 (now 0.5)" in error
     assert "rounds" not in error
     assert main(["resume", str(tmp_path / "run"), "--model.gamma=0.5"]) == 2
     assert everything(tmp_path / "run") == before

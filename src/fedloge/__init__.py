@@ -4,57 +4,98 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOME = {
-    "FederatedTrainer": "fedloge.trainer",
-    "FederatedCallback": "fedloge.callbacks",
-    "FederatedDataModule": "fedloge.data",
-    "Method": "fedloge.methods",
-    "CReFF": "fedloge.methods",
-    "Ditto": "fedloge.methods",
-    "FedAvg": "fedloge.methods",
-    "FedAvgFT": "fedloge.methods",
-    "FedBABU": "fedloge.methods",
-    "FedBN": "fedloge.methods",
-    "FedETF": "fedloge.methods",
-    "FedLoGe": "fedloge.methods",
-    "FedNH": "fedloge.methods",
-    "FedPer": "fedloge.methods",
-    "FedProx": "fedloge.methods",
-    "FedRep": "fedloge.methods",
-    "FedROD": "fedloge.methods",
-    "FedYoYo": "fedloge.methods",
-    "LogitAdjustment": "fedloge.methods",
-    "RatioLoss": "fedloge.methods",
-    "Backbone": "fedloge.models",
-    "Run": "fedloge.runs",
-    "load_run": "fedloge.runs",
-}
-__all__ = list(_HOME)
+from fedloge.system.imports import on_first_use
+
+if TYPE_CHECKING:
+    from fedloge import collapse as collapse
+    from fedloge.callbacks import FederatedCallback
+    from fedloge.data import FederatedDataModule
+    from fedloge.methods import (
+        CReFF,
+        Ditto,
+        FedAvg,
+        FedAvgFT,
+        FedBABU,
+        FedBN,
+        FedETF,
+        FedLoGe,
+        FedNH,
+        FedPer,
+        FedProx,
+        FedRep,
+        FedROD,
+        FedYoYo,
+        LogitAdjustment,
+        Method,
+        RatioLoss,
+    )
+    from fedloge.models import Backbone
+    from fedloge.runs.run import Run, load_run
+    from fedloge.trainer import FederatedTrainer
+
+    __version__: str
+
+__all__ = [
+    "Backbone",
+    "CReFF",
+    "Ditto",
+    "FedAvg",
+    "FedAvgFT",
+    "FedBABU",
+    "FedBN",
+    "FedETF",
+    "FedLoGe",
+    "FedNH",
+    "FedPer",
+    "FedProx",
+    "FedROD",
+    "FedRep",
+    "FedYoYo",
+    "FederatedCallback",
+    "FederatedDataModule",
+    "FederatedTrainer",
+    "LogitAdjustment",
+    "Method",
+    "RatioLoss",
+    "Run",
+    "load_run",
+]
+
+_public, __dir__ = on_first_use(
+    __name__,
+    dict.fromkeys(__all__, "fedloge.methods")
+    | {
+        "Backbone": "fedloge.models",
+        "FederatedCallback": "fedloge.callbacks",
+        "FederatedDataModule": "fedloge.data",
+        "FederatedTrainer": "fedloge.trainer",
+        "Run": "fedloge.runs",
+        "collapse": "fedloge.collapse",
+        "load_run": "fedloge.runs",
+    },
+)
 
 _MOVED = {
     "fedloge.analysis.collapse.callback": "fedloge.collapse.callback",
     "fedloge.progress": "fedloge.report.progress",
 }
-"""Modules of version 0.1.0 whose classes may stand in a saved ``config.yaml``, and where these classes are now."""
+"""Modules of version 0.1.0 whose classes may stand in a saved ``config.yaml``, and their new names."""
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``fedloge --help`` does not wait for torch."""
-    if name == "__version__":
-        return metadata.version("fedloge")
-    if name == "collapse":
-        return importlib.import_module("fedloge.collapse")
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'fedloge' has no attribute {name!r}")
+    if name != "__version__":
+        return _public(name)
+    from importlib.metadata import version  # as slow to import as the rest of this package
+
+    return version("fedloge")
 
 
 def _alias(old: str, new: str) -> None:
-    """Let a module of the old name hand out what the new one has, which is imported on first use."""
+    """Register a module of the old name whose attributes are those of the new one, imported on first use."""
 
     def attribute(name: str) -> Any:
         if name.startswith("__"):  # inspect asks every module for its __file__

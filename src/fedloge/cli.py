@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from importlib import metadata
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from fedloge.errors import FedlogeError
+import fedloge
+from fedloge.checks import check_paths
+from fedloge.errors import FedlogeError, did_you_mean
+from fedloge.options import check_options, read_mapping
+from fedloge.runs.locate import require_run, run_config
+from fedloge.system.imports import loading
 
 if TYPE_CHECKING:
     from fedloge.experiments.plan import Plan
 
-USAGE = """usage: fedloge VERB ...
-
-verbs:
-  fit --config FILE [--trainer.rounds=N ...]   train, realign, evaluate, and write a run folder
-  fit --config FILE --resume                   go on with the run in its folder, or start it
-  fit ... --quiet, --log_format json           no output but errors; a JSON object per line
-  resume RUN [--trainer.rounds=N ...]          the same, from the run's own configuration
-  test RUN                                     evaluate a saved run again
-  realign RUN [--ga_scale=X ...]               realign a trained run again, with other options
-  compare --config FILE                        methods x seeds under the same conditions, and their table
-  study FILE [--scale=tiny|small|full ...]     a table or figure of the paper, ours beside the printed numbers
-  sweep FILE [--jobs=4 ...]                    the runs of a W&B sweep file, here; their table and heat map
-  predict RUN [--client K] IMAGES...           classes of images, by the generic or a client's model
-  export RUN [--client K|all] --output DIR     the models as safetensors, ONNX or TorchScript
-  new-client RUN DATA [--output DIR]           a personal model for a client that never took part
-  report RUN [RUN ...] [--format html]         a page (html), text (md), table (csv) or picture (png) of runs
-  analyze RUN [RUN ...] [--output DIR]         what features and heads of runs are like: degeneration, pruning, angles
-  partition --config FILE [--output x.png]     show how the clients would share the data, without training
-  doctor                                       versions, devices, and what is missing
-  collapse VERB ...                            the neural-collapse lab: `fedloge collapse --help`
-
-options:
-  --help, --version      `fedloge VERB --help` tells a verb's options
-"""
+EPILOG = "Options of `fedloge fit` are accepted too."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,34 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if args else 2
     if args[0] == "--version":
-        print(f"fedloge {metadata.version('fedloge')}")
+        print(f"fedloge {fedloge.__version__}")
         return 0
-    verbs = {
-        "fit": fit,
-        "resume": resume,
-        "test": test,
-        "realign": realign,
-        "compare": compare,
-        "study": study,
-        "sweep": sweep,
-        "predict": predict,
-        "export": export,
-        "new-client": new_client,
-        "report": report,
-        "analyze": analyze,
-        "partition": partition,
-        "doctor": doctor,
-        "collapse": collapse,
-    }
     try:
-        if args[0] not in verbs:
-            raise FedlogeError(f"no verb {args[0]!r}. Choose one of {', '.join(verbs)}.")
-        return verbs[args[0]](args[1:])
+        if args[0] not in VERBS:
+            raise FedlogeError(f"no verb {args[0]!r}.{did_you_mean(args[0], VERBS)} Choose one of {', '.join(VERBS)}.")
+        return VERBS[args[0]](args[1:])
     except FedlogeError as error:
         print(f"fedloge: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"fedloge: interrupted; {str(stop) or 'what was saved until then is kept'}", file=sys.stderr)
+        print(f"fedloge: interrupted; {str(stop) or 'everything saved so far is kept'}", file=sys.stderr)
         return 128 + getattr(stop, "signum", signal.SIGINT)
 
 
@@ -91,12 +56,9 @@ def fit(args: Sequence[str]) -> int:
 
 def resume(args: Sequence[str]) -> int:
     """``fedloge resume``."""
-    parser = _parser("resume", "Go on with a run where its newest checkpoint is; more --trainer.rounds extend it.")
-    parser.add_argument("--checkpoint", choices=("last", "previous"), default="last", help="which one to go on from")
+    parser = _parser("resume", "Resume a run from its newest checkpoint; more --trainer.rounds extend it.")
+    parser.add_argument("--checkpoint", choices=("last", "previous"), default="last", help="the one to resume from")
     known, overrides = parser.parse_known_args(args)
-
-    from fedloge.runs.run import run_config
-
     return _fit([*run_config(known.run), f"--trainer.run_dir={known.run}", *overrides], known.checkpoint)
 
 
@@ -107,6 +69,8 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     known, rest = parser.parse_known_args(args)
     if known.log_format not in ("text", "json"):
         raise FedlogeError(f"--log_format={known.log_format!r} is unknown. Choose text or json.")
+    check_options(rest, (*vars(known), "resume"))
+    _load(quiet=known.quiet or known.log_format == "json")
 
     from fedloge.runs.run import fit_run
 
@@ -117,7 +81,7 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
 def test(args: Sequence[str]) -> int:
     """``fedloge test``."""
     parser = _parser("test", "Evaluate a saved run again; nothing is written.")
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _parse(parser, args)
 
     from fedloge.runs.run import test_run
 
@@ -127,7 +91,7 @@ def test(args: Sequence[str]) -> int:
 
 def realign(args: Sequence[str]) -> int:
     """``fedloge realign``."""
-    parser = _parser("realign", "Do stages 2 and 3 again from a trained run, into a folder of its own.")
+    parser = _parser("realign", "Repeat stages 2 and 3 of a trained run with other options, into a new folder.")
     parser.add_argument("--output_dir", help="the new run folder (RUN/realigned-1, -2, ...)")
     for name, text in {
         "ga_scale": "norm of the realigned rows",
@@ -135,10 +99,10 @@ def realign(args: Sequence[str]) -> int:
         "la_source": "raw or unit",
         "pm_rule": "la, phi+la, la+psi or phi+psi",
         "finetune_epochs": "epochs on each client after LA-FR",
-        "finetune_lr": "learning rate of that",
+        "finetune_lr": "learning rate of these epochs",
     }.items():
         parser.add_argument(f"--{name}", help=text, default=argparse.SUPPRESS)
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _parse(parser, args)
     options = vars(known)
     run, output_dir = options.pop("run"), options.pop("output_dir")
 
@@ -163,6 +127,8 @@ def compare(args: Sequence[str]) -> int:
         "--config", required=True, metavar="FILE", help="for example configs/studies/compare_quick.yaml"
     )
     known, overrides = parser.parse_known_args(args)
+    read_mapping(known.config, "--config")
+    _load()
 
     from rich.console import Console
 
@@ -193,6 +159,9 @@ def study(args: Sequence[str]) -> int:
     parser.add_argument("--output_dir", default="runs/studies", help="where everything goes (runs/studies)")
     parser.add_argument("--jobs", type=int, help="runs at once; one per core by default (take 1 for a GPU)")
     known, overrides = parser.parse_known_args(args)
+    for file in known.files:
+        read_mapping(file, "FILE")
+    _load()
 
     from rich.console import Console
 
@@ -231,6 +200,8 @@ def sweep(args: Sequence[str]) -> int:
     known, overrides = parser.parse_known_args(args)
     settings = vars(known)
     file = settings.pop("file")
+    read_mapping(file, "FILE")
+    _load()
 
     from rich.console import Console
 
@@ -249,12 +220,12 @@ def sweep(args: Sequence[str]) -> int:
 
 def predict(args: Sequence[str]) -> int:
     """``fedloge predict``."""
-    parser = _parser("predict", "Classes and probabilities of images, by one of a run's models.")
+    parser = _parser("predict", "Classify images with one of the models of a run.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
-    parser.add_argument("--client", metavar="K", help="a client's number, or a new client's folder; else the generic")
+    parser.add_argument("--client", metavar="K", help="number of a client or folder of a new client (generic model)")
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
     parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _parse(parser, args, "images")
 
     from fedloge.inference.models import load_finished
     from fedloge.inference.predict import predict_images, print_predictions
@@ -267,11 +238,11 @@ def predict(args: Sequence[str]) -> int:
 
 def export(args: Sequence[str]) -> int:
     """``fedloge export``."""
-    parser = _parser("export", "A run's models for use elsewhere: one body, and a small head for each model.")
-    parser.add_argument("--client", metavar="K", help="a client's number or folder, or all; else the generic model")
+    parser = _parser("export", "Write the models of a run for use elsewhere: one body, and a small head per model.")
+    parser.add_argument("--client", metavar="K", help="number or folder of a client, or all (generic model)")
     parser.add_argument("--format", choices=["safetensors", "onnx", "torchscript"], default="safetensors")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _parse(parser, args)
 
     from fedloge.inference.export import export_models
     from fedloge.inference.models import load_finished
@@ -284,12 +255,12 @@ def export(args: Sequence[str]) -> int:
 
 def new_client(args: Sequence[str]) -> int:
     """``fedloge new-client``."""
-    parser = _parser("new-client", "A personal model for a client that never took part, from its images.")
-    parser.add_argument("data", metavar="DATA", help="a folder with its images: DATA/<class>/*")
-    parser.add_argument("--output", metavar="DIR", help="where its model goes (RUN/new_clients/<name of DATA>)")
-    parser.add_argument("--epochs", type=int, default=100, help="(100) of what it trains of its own on the frozen body")
+    parser = _parser("new-client", "Make a personal model for a client that did not take part, from its images.")
+    parser.add_argument("data", metavar="DATA", help="folder with its images: DATA/<class>/*")
+    parser.add_argument("--output", metavar="DIR", help="folder for its model (RUN/new_clients/<name of DATA>)")
+    parser.add_argument("--epochs", type=int, default=100, help="epochs for its own layers, body frozen (100)")
     parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _parse(parser, args, "data")
 
     from fedloge.inference.models import load_finished
     from fedloge.inference.new_client import add_client
@@ -305,11 +276,15 @@ def new_client(args: Sequence[str]) -> int:
 
 def report(args: Sequence[str]) -> int:
     """``fedloge report``."""
-    parser = argparse.ArgumentParser(prog="fedloge report", description="Show finished runs, several side by side.")
+    description = "Write a report of one finished run, or of several side by side."
+    parser = argparse.ArgumentParser("fedloge report", description=description)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
-    parser.add_argument("--output", help="the file (RUN/report.html; report.html here for several runs)")
-    parser.add_argument("--format", help="html, md, csv or png (the ending of --output, else html)")
+    parser.add_argument("--output", help="file to write (RUN/report.html; report.html here for several runs)")
+    parser.add_argument("--format", help="html, md, csv or png (by the ending of --output, else html)")
     known = parser.parse_args(args)
+    for run in known.runs:
+        require_run(run)
+    _load()
 
     from fedloge.report.write import write_report
 
@@ -323,17 +298,20 @@ def analyze(args: Sequence[str]) -> int:
         prog="fedloge analyze",
         description="Feature degeneration, pruning, class means, angles and norms of heads, and neural collapse of the "
         "generic model of runs: tables, figures and a reading. Nothing is trained.",
-        epilog="Options of `fedloge fit` are taken too.",
+        epilog=EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
-    parser.add_argument("--output", metavar="DIR", help="where it goes (RUN/analysis); needed for several runs")
-    shown = "a class whose features are drawn, by name or number; can be repeated (one each of many, medium, few)"
+    parser.add_argument("--output", metavar="DIR", help="folder to write (RUN/analysis); required for several runs")
+    shown = "class whose features are drawn, by name or number; repeatable (one each of many, medium, few)"
     parser.add_argument("--class", dest="classes", metavar="NAME", action="append", default=[], help=shown)
-    parser.add_argument("--state", default="last", help="last, as trained (the default), or final, after realignment")
+    parser.add_argument("--state", default="last", help="last (as trained, the default) or final (after realignment)")
     known, overrides = parser.parse_known_args(args)
     if len(known.runs) > 1 and not known.output:
-        raise FedlogeError("several runs are shown side by side in a folder of their own. Give --output=DIR.")
+        raise FedlogeError("several runs need a folder for their common results. Give --output=DIR.")
+    for run in known.runs:
+        check_options([*run_config(run), *overrides], vars(known))
+    _load()
 
     from fedloge.analysis import analyze_run, analyze_runs
     from fedloge.analysis.text import headline
@@ -352,14 +330,13 @@ def analyze(args: Sequence[str]) -> int:
 
 def partition(args: Sequence[str]) -> int:
     """``fedloge partition``."""
-    parser = argparse.ArgumentParser(
-        prog="fedloge partition",
-        description="Split the data as `fedloge fit` would, and show the split; nothing is trained.",
-        epilog="Options of `fedloge fit` are taken, --config among them.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output", help="a PNG file for a heat map of clients and classes")
+    description = "Split the data as `fedloge fit` would, and show the split; nothing is trained."
+    epilog = "Options of `fedloge fit` are accepted, --config among them."
+    parser = argparse.ArgumentParser("fedloge partition", description=description, epilog=epilog, allow_abbrev=False)
+    parser.add_argument("--output", help="PNG file for a heat map of clients and classes")
     known, options = parser.parse_known_args(args)
+    check_options(options, vars(known))
+    _load()
 
     from rich.console import Console
 
@@ -372,8 +349,8 @@ def partition(args: Sequence[str]) -> int:
 
 
 def doctor(args: Sequence[str]) -> int:
-    """``fedloge doctor``; 1 where something needed is missing."""
-    description = "Print the environment, versions and devices, and what is missing."
+    """``fedloge doctor``; returns 1 if a required package is missing."""
+    description = "Print the environment, versions, devices and missing packages."
     argparse.ArgumentParser(prog="fedloge doctor", description=description).parse_args(args)
 
     from fedloge.system import doctor as office
@@ -401,10 +378,30 @@ def _finish(plan: Plan) -> int:
     return 1 if failed else 0
 
 
+def _parse(parser: argparse.ArgumentParser, args: Sequence[str], files: str = "") -> tuple[Any, list[str]]:
+    """Parse the arguments of a verb with a RUN, check what does not need torch, then import torch.
+
+    Args:
+        parser: Parser of the verb's own arguments; the others are options of ``fedloge fit``.
+        args: The arguments.
+        files: Name of an argument with files or folders to read.
+    """
+    known, overrides = parser.parse_known_args(args)
+    check_options([*run_config(known.run), *overrides], vars(known))
+    paths = getattr(known, files, [])
+    check_paths(paths if isinstance(paths, list) else [paths])
+    _load()
+    return known, overrides
+
+
+def _load(quiet: bool = False) -> None:
+    """Import what takes seconds, after everything that can be checked without it."""
+    with loading(quiet):
+        importlib.import_module("fedloge.config")
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"fedloge {verb}", description=description, epilog="Options of `fedloge fit` are taken too."
-    )
+    parser = argparse.ArgumentParser(f"fedloge {verb}", description=description, epilog=EPILOG)
     parser.add_argument("run", metavar="RUN", help="a run folder")
     return parser
 
@@ -415,3 +412,37 @@ def _print_table(summary: dict[str, object]) -> None:
     from fedloge.report.tables import accuracy_table
 
     Console().print(accuracy_table(summary))
+
+
+LISTING: tuple[tuple[str, str, Callable[[Sequence[str]], int]], ...] = (
+    ("fit --config FILE [--trainer.rounds=N ...]", "train, realign, evaluate, and write a run folder", fit),
+    ("fit --config FILE --resume", "resume the run in its folder, or start it", fit),
+    ("fit ... --quiet, --log_format json", "print errors only, or a JSON object per line", fit),
+    ("resume RUN [--trainer.rounds=N ...]", "resume a run with its own configuration", resume),
+    ("test RUN", "evaluate a finished run again", test),
+    ("realign RUN [--ga_scale=X ...]", "realign a trained run again, with other options", realign),
+    ("compare --config FILE", "methods x seeds under the same conditions, and their table", compare),
+    ("study FILE [--scale=tiny|small|full ...]", "a table or figure of the paper beside the printed numbers", study),
+    ("sweep FILE [--jobs=4 ...]", "the runs of a W&B sweep file on this machine; table and heat map", sweep),
+    ("predict RUN [--client K] IMAGES...", "classes of images, by the generic or a client's model", predict),
+    ("export RUN [--client K|all] --output DIR", "the models as safetensors, ONNX or TorchScript", export),
+    ("new-client RUN DATA [--output DIR]", "a personal model for a client that did not take part", new_client),
+    ("report RUN [RUN ...] [--format html]", "a page (html), text (md), table (csv) or picture (png) of runs", report),
+    ("analyze RUN [RUN ...] [--output DIR]", "features and heads of runs: degeneration, pruning, angles", analyze),
+    (
+        "partition --config FILE [--output x.png]",
+        "show the split of the data over clients; train nothing",
+        partition,
+    ),
+    ("doctor", "versions, devices, and missing packages", doctor),
+    ("collapse VERB ...", "the neural-collapse lab: `fedloge collapse --help`", collapse),
+)
+"""Usage, meaning and function of every verb."""
+
+VERBS = {usage.split()[0]: function for usage, _, function in LISTING}
+
+USAGE = (
+    "usage: fedloge VERB ...\n\nverbs:\n"
+    + "".join(f"  {usage:<44} {meaning}\n" for usage, meaning, _ in LISTING)
+    + "\noptions:\n  --help, --version      `fedloge VERB --help` lists the options of a verb\n"
+)

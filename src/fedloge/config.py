@@ -1,11 +1,9 @@
-"""From command line and YAML to objects: LightningCLI with the sections ``trainer``, ``model`` and ``data``."""
+"""Objects from the command line and YAML: LightningCLI with the sections ``trainer``, ``model`` and ``data``."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ import fedloge.models
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
-from fedloge.errors import FedlogeError, RunError
+from fedloge.errors import FedlogeError, RunError, one_line
 from fedloge.executors import BY_NAME
 from fedloge.executors.client import quiet_lightning
 from fedloge.methods.base import Method
@@ -30,14 +28,14 @@ from fedloge.options import HARMLESS, flatten, refuse_lost_overrides
 from fedloge.trainer import FederatedTrainer
 
 CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__, *BY_NAME)
-"""The names that YAML may use without a module."""
+"""Class names that need no module in YAML."""
 
 
 class FedlogeCLI(LightningCLI):
-    """Builds trainer, method and data from arguments, without running anything.
+    """Trainer, method and data built from arguments; nothing is run.
 
     Args:
-        args: Arguments as after ``fedloge fit``.
+        args: Arguments of ``fedloge fit``.
     """
 
     trainer: FederatedTrainer
@@ -60,7 +58,7 @@ class FedlogeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The number of classes comes from the data; ``report`` says whether a run ends with a report page."""
+        """Add ``report``, and take the number of classes from the data."""
         parser.add_argument("--report", type=bool, default=True, help="write report.html when the run ends")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
@@ -74,10 +72,10 @@ class FedlogeCLI(LightningCLI):
             seed_everything(self.config.trainer.seed, verbose=False)
 
     def _set_seed(self) -> None:
-        """Seeding is done by :meth:`before_instantiate_classes`."""
+        """Do nothing: :meth:`before_instantiate_classes` sets the seed."""
 
     def resolved(self) -> str:
-        """The whole configuration as YAML, defaults included; it repeats the run."""
+        """The configuration as YAML, including defaults; it repeats the run."""
         config: Namespace = self.config.clone()
         config.pop("config", None)
         text: str = self.parser.dump(config, skip_none=False)
@@ -91,10 +89,10 @@ class SaveConfig(FederatedCallback):
         self.text = text
 
     def on_resume(self, trainer: FederatedTrainer) -> None:
-        """A run that goes on keeps the meaning that it had.
+        """Require the options of the run to resume, except those that do not change the meaning of its result.
 
         Raises:
-            RunError: If it would not, naming the options.
+            RunError: If one differs; it names the options.
         """
         path = trainer.folder.path / "config.yaml"
         if path.is_file():
@@ -102,14 +100,14 @@ class SaveConfig(FederatedCallback):
             changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
             changed = [key for key in changed if not key.startswith(HARMLESS)]
             if changed:
-                told = ", ".join(f"{key} ({old.get(key)!r} before, {new.get(key)!r} now)" for key in changed)
+                changes = "; ".join(f"{key}={old.get(key)!r} (now {new.get(key)!r})" for key in changed)
                 raise RunError(
-                    f"{str(trainer.folder.path)!r} cannot go on with another meaning: {told}. Choose another "
-                    "--trainer.run_dir, or take these options back."
+                    f"Cannot resume {str(trainer.folder.path)!r}: the run was started with {changes}. Restore these "
+                    "options, or choose another --trainer.run_dir."
                 )
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """Write it before anything else happens."""
+        """Write the file before anything else happens."""
         trainer.folder.write_text("config.yaml", self.text)
 
 
@@ -117,27 +115,27 @@ def build(args: Sequence[str]) -> FedlogeCLI:
     """Parse arguments and make the objects.
 
     Raises:
-        FedlogeError: With one line on what is wrong, and the closest valid name where a key is unknown.
+        FedlogeError: If an argument is wrong; one line, with the closest valid name where a key is unknown.
     """
     refuse_lost_overrides(args)
     args = _executor_class(args)
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a class_path may name a file of the user's folder
+        sys.path.insert(0, os.getcwd())  # class_path may name a module in the current folder
     try:
         with warnings.catch_warnings():
-            # Lightning expects one of the two; `args` is the same without the verb.
+            # Lightning warns of `args` beside sys.argv, although they differ in the verb only.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
             return FedlogeCLI(args)
     except ArgumentError as error:
-        raise FedlogeError(one_line(str(error))) from error
-    except ValueError as error:  # jsonargparse's, around a FedlogeError that a class raised
+        raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
+    except ValueError as error:  # jsonargparse raises it from the FedlogeError of a class
         if "Does not validate" not in str(error):
             raise
-        raise FedlogeError(one_line(str(error))) from error
+        raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
 
 
 def _executor_class(args: Sequence[str]) -> list[str]:
-    """``--trainer.executor=processes`` as its class, which has options, where one of them is given."""
+    """Replace the name in ``--trainer.executor=processes`` by its class if options of the executor are given."""
     option = "--trainer.executor"
     if not any(arg.startswith(f"{option}.") for arg in args):
         return list(args)
@@ -145,51 +143,8 @@ def _executor_class(args: Sequence[str]) -> list[str]:
     return [names.get(arg, arg) for arg in args]
 
 
-def one_line(message: str, names: Sequence[str] | None = None) -> str:
-    """jsonargparse's message as one line: what was wrong, and the closest of the valid names (those of `fit`)."""
-    message, whole = _of_the_union(message), message
-    unknown = re.search(r"(?:[Oo]ption|[Kk]ey) '([\w.]+)' is not (?:accepted|expected)", message)
-    unknown = unknown or re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message)
-    unknown = unknown or re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
-    if unknown:
-        owner = re.findall(r"given class_path '([\w.]+)'", message)
-        where = f" in {owner[-1]}" if owner else ""
-        closest = _closest(unknown[1].rpartition(".")[2], names or _option_names())
-        return f"there is no option {unknown[1]!r}{where}.{closest}"
-    keys = ".".join(re.findall(r'Parser key "([\w.]+)"', whole))
-    missing = re.search(r"Expected a dot import path string: (\S+)", whole)
-    if missing:
-        literal = re.search(r"Expected a typing\.Literal\[(.+)\]", whole)
-        choices = literal[1].replace("'", "").split(", ") if literal else []
-        if missing[1] in choices:
-            others = ", ".join(choice for choice in choices if choice != missing[1])
-            return f"{keys}={missing[1]} has no options of its own. Name one of {others}, before its options."
-        listed = f" Choose one of {', '.join(choices)}." if choices else ""
-        closest = _closest(missing[1], CLASSES)
-        return f"{keys}: there is no class {missing[1]!r}.{closest}{listed} A class of your own is module.Class."
-    mismatch = re.search(r"Expected an? (.+)\. Got value: (.*)", message)
-    if mismatch:
-        return f"{keys}={mismatch[2]} is not of the expected type, {mismatch[1].replace('typing.', '')}."
-    problem = re.sub(r"\s*\n\s*", " ", re.split(r'Parser key "[\w.]+":', message)[-1]).strip()
-    return f"{keys}: {problem}" if keys else problem
-
-
-def _of_the_union(message: str) -> str:
-    """jsonargparse takes `model` for "a Method or nothing": of its two complaints, the one about the Method."""
-    if "Does not validate against any of the Union" not in message or "Errors:" not in message:
-        return message
-    complaints = re.split(r"\n\s*Given value type:", message.partition("Errors:")[2])[0]
-    told = [part for part in re.split(r"\n\s*- ", complaints) if part.strip() and "'NoneType'" not in part]
-    return told[0] if told else message
-
-
-def _closest(name: str, valid: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, [other for other in valid if other != name], n=1, cutoff=0.6)
-    return f" Did you mean {found[0]!r}?" if found else ""
-
-
 def _option_names() -> list[str]:
-    """The names of all options of trainer, data, and the classes that come with fedloge."""
+    """Names of the options of the trainer, the data module and the classes of fedloge."""
     classes: list[type] = [FederatedTrainer, FederatedDataModule, Method]
     for module in (fedloge.methods, fedloge.models, fedloge.data.sources):
         kinds = Method, Backbone, Source

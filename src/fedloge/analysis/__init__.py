@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from fedloge.system.imports import on_first_use
 
 __all__ = ["analyze_run", "analyze_runs"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: the neural-collapse lab needs nothing of this."""
-    if name in __all__:
-        return getattr(importlib.import_module("fedloge.analysis.analyze"), name)
-    raise AttributeError(f"module 'fedloge.analysis' has no attribute {name!r}")
+__getattr__, __dir__ = on_first_use(__name__, dict.fromkeys(__all__, "fedloge.analysis.analyze"))

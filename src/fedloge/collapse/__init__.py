@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from fedloge.system.imports import on_first_use
 
 _HOME = {
     "ClassMeanMetric": "fedloge.collapse.streaming",
@@ -29,9 +28,5 @@ _HOME = {
 }
 __all__ = list(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use, so that ``fedloge collapse --help`` does not wait for torch."""
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'fedloge.collapse' has no attribute {name!r}")
+# `fedloge collapse --help` does not wait for torch.
+__getattr__, __dir__ = on_first_use(__name__, _HOME)

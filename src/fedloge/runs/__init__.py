@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from fedloge.system.imports import on_first_use
 
 __all__ = ["Run", "load_run", "realign_run", "run_config", "test_run"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: the trainer writes run folders, and a run that is read again needs the trainer."""
-    if name in __all__:
-        return getattr(importlib.import_module("fedloge.runs.run"), name)
-    raise AttributeError(f"module 'fedloge.runs' has no attribute {name!r}")
+# The trainer writes run folders, and reading a run again needs the trainer.
+__getattr__, __dir__ = on_first_use(__name__, dict.fromkeys(__all__, "fedloge.runs.run"))

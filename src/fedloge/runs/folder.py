@@ -17,10 +17,9 @@ from filelock import FileLock, Timeout
 from fedloge.errors import RunError
 from fedloge.runs.checkpoint import LAST, Checkpoints
 from fedloge.runs.environment import environment
+from fedloge.runs.locate import MARKER as MARKER
+from fedloge.runs.locate import require_run
 from fedloge.system.storage import clear_os_errors, read_json, without_nan, write_whole
-
-MARKER = "environment.json"
-"""First file that a run writes; a folder without it is not a run."""
 
 LOCK = ".lock"
 TABLES = ("metrics.csv", "per_class.csv", "per_client.csv", "confusion.csv", "faults.csv", "profile.csv")
@@ -114,8 +113,7 @@ class RunFolder:
 
     def require(self) -> RunFolder:
         """Raise a RunError unless the folder is a run; returns itself."""
-        if not (self.path / MARKER).is_file():
-            raise RunError(f"{str(self.path)!r} is not a run: it has no {MARKER}. Give the folder that fit wrote.")
+        require_run(self.path)
         return self
 
     def write_text(self, name: str, text: str) -> None:

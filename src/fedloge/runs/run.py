@@ -20,6 +20,7 @@ from fedloge.federation.state import FederatedState, Tensors
 from fedloge.inference.predictor import Predictor
 from fedloge.methods.base import Client, Method, View
 from fedloge.runs.folder import RunFolder
+from fedloge.runs.locate import run_config
 from fedloge.runs.summary import Result
 from fedloge.trainer import FederatedTrainer
 
@@ -133,22 +134,6 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
 
 def _open(path: str | Path, cli: FedlogeCLI) -> Run:
     return Run(path, cli.trainer, cli.model, cli.datamodule)
-
-
-def run_config(path: str | Path) -> list[str]:
-    """The options of ``fedloge fit`` that repeat a run on the same partition.
-
-    Raises:
-        RunError: If it is not a run of ``fedloge fit``.
-    """
-    folder = RunFolder(path).require().path
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise RunError(
-            f"{str(path)!r} has no config.yaml: the run was not started by `fedloge fit`. In Python, "
-            "fedloge.Run(path, trainer, method, data) opens it."
-        )
-    return ["--config", str(config), f"--data.partition_file={folder / 'partition.json'}"]
 
 
 def fit_run(args: Sequence[str], checkpoint: str | None = None, log_format: str = "text", quiet: bool = False) -> None:

@@ -6,7 +6,9 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from fedloge.errors import FedlogeError
+from fedloge.errors import FedlogeError, one_line
+from fedloge.options import refuse_lost_overrides
+from fedloge.system.imports import loading
 
 USAGE = """usage: fedloge collapse VERB [--config FILE] [--OPTION=VALUE ...]
 
@@ -40,7 +42,8 @@ def main(args: Sequence[str]) -> int:
     verb = args[0]
     if verb not in VERBS:
         raise FedlogeError(f"no verb 'collapse {verb}'. Choose one of {', '.join(VERBS)}.")
-    module = importlib.import_module(f"fedloge.collapse.lab.{VERBS[verb][0]}")
+    with loading():
+        module = importlib.import_module(f"fedloge.collapse.lab.{VERBS[verb][0]}")
     module.run(parse(getattr(module, VERBS[verb][1]), args[1:], f"fedloge collapse {verb}"))
     return 0
 
@@ -54,9 +57,6 @@ def parse(options: type[Any], args: Sequence[str], prog: str) -> Any:
     import dataclasses
 
     from jsonargparse import ArgumentError, ArgumentParser
-
-    from fedloge.config import one_line
-    from fedloge.options import refuse_lost_overrides
 
     refuse_lost_overrides(args)
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False)

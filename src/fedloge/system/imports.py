@@ -1,0 +1,58 @@
+"""Imports that take seconds: public names on first use, and a line on the terminal meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+def on_first_use(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose names are imported on first use (PEP 562).
+
+    Args:
+        package: Name of the package.
+        homes: Module of each name; a submodule is its own home.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        with _collector_paused():
+            module = importlib.import_module(homes[name])
+        return module if homes[name] == f"{package}.{name}" else getattr(module, name)
+
+    return attribute, lambda: sorted(homes)
+
+
+@contextmanager
+def loading(quiet: bool = False) -> Iterator[None]:
+    """Show a line on a terminal while torch and what needs it are imported, unless they are there or it is quiet."""
+    if "torch" in sys.modules:
+        yield
+        return
+    shown = sys.stderr.isatty() and not quiet
+    if shown:
+        print("loading torch ...", end="", file=sys.stderr, flush=True)
+    try:
+        with _collector_paused():
+            yield
+            gc.freeze()
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause the garbage collector: modules stay, and looking for cycles in them takes a sixth of the import."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
