@@ -21,7 +21,7 @@ from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, Processes, make_executor
+from fedloge.executors import ClientFailure, ClientTask, Executor, LocalSettings, Outcome, make_executor
 from fedloge.executors.client import quiet_lightning
 from fedloge.executors.processes import num_cores
 from fedloge.federation.sampling import sample_cohort
@@ -287,8 +287,7 @@ class FederatedTrainer(Trainer):
         self.population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
         self.executor = make_executor(self.asked_executor, self._work(), method, self.local_settings, data)
         self.executor.start(method, data, self.local_settings)
-        workers = self.executor.workers if isinstance(self.executor, Processes) else 1
-        idle = min(workers, num_cores())  # cores whose workers wait meanwhile
+        idle = min(self.executor.workers, num_cores())  # cores whose workers wait during evaluation
         threads, device = max(idle, self.local_settings.threads), self.strategy.root_device
         self.evaluator = Evaluator(
             method,

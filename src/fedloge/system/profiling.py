@@ -1,4 +1,4 @@
-"""Where the time of a round went, for ``--trainer.profile=true``."""
+"""Seconds of the parts of a round, for ``--trainer.profile=true``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Item = TypeVar("Item")
 PARTS = {
     "data": ("[_TrainingEpochLoop].train_dataloader_next", "[Strategy]{strategy}.batch_to_device"),
     "step": ("[Strategy]{strategy}.training_step",),
+    "inside": ("data",),
     "optimizer": ("optimizer_step",),
 }
-"""Parts of a local fit, and what Lightning's profiler calls them; the optimiser's step is inside the training step."""
+"""Parts of a local fit and their names in Lightning's profiler."""
 
 
 class Profile:
@@ -32,7 +33,7 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time the block."""
         began = time.perf_counter()
         try:
             yield
@@ -40,7 +41,7 @@ class Profile:
             self.add({name: time.perf_counter() - began})
 
     def waiting(self, items: Iterator[Item], name: str) -> Iterator[Item]:
-        """The items, and the time that they took to come."""
+        """Yield the items, and time the waiting for them."""
         while True:
             with self.part(name):
                 item = next(items, None)
@@ -54,7 +55,7 @@ class Profile:
             self.seconds[name] = self.seconds.get(name, 0.0) + value
 
     def row(self) -> dict[str, float]:
-        """The round's row of ``profile.csv``."""
+        """Row of ``profile.csv`` for the round."""
         inside = self.seconds.get("wall/clients", 0.0)
         return {**self.seconds, "wall/aggregate": self.seconds.get("wall/aggregate", 0.0) - inside}
 
@@ -63,15 +64,15 @@ def fit_seconds(profiler: SimpleProfiler, strategy: str, total: float) -> dict[s
     """Seconds of a local fit by part.
 
     Args:
-        profiler: Lightning's, after the fit.
-        strategy: Name of the fit's strategy class.
-        total: Of the whole fit.
+        profiler: Profiler of the fit, which has ended.
+        strategy: Name of the strategy class of the fit.
+        total: Seconds of the whole fit.
     """
     recorded = profiler.recorded_durations
     found = {part: sum(sum(recorded[n.format(strategy=strategy)]) for n in names) for part, names in PARTS.items()}
     return {
-        "data": found["data"],
-        "forward_backward": found["step"] - found["optimizer"],
+        "data": found["data"] + found["inside"],  # inside the training step if that has a whole epoch
+        "forward_backward": found["step"] - found["inside"] - found["optimizer"],  # which is always inside
         "optimizer": found["optimizer"],
         "overhead": total - found["data"] - found["step"],
     }
