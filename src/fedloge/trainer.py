@@ -37,6 +37,8 @@ from fedloge.tracking import Tracking, split_names
 class FederatedTrainer(Trainer, HasParts):
     """Trains a :class:`Method` on a :class:`FederatedDataModule`, round by round, and writes the run folder.
 
+    Callbacks find the method, the data, the run folder and the progress in the properties of :class:`HasParts`.
+
     Args:
         rounds: Number of rounds T.
         local_epochs: Number of epochs E that a client trains in a round.
