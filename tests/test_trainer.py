@@ -42,6 +42,14 @@ def test_a_method_that_cannot_be_copied_is_trained(tmp_path, make_data):
     assert trainer.cost.line(1).startswith("0.0 MB exchanged a round")
 
 
+@pytest.mark.parametrize(
+    "part", ["method", "data", "population", "executor", "evaluator", "folder", "progress", "cost"]
+)
+def test_a_trainer_without_a_run_says_so(part):
+    with pytest.raises(RuntimeError, match="the trainer has no run yet"):
+        getattr(FederatedTrainer(accelerator="cpu"), part)
+
+
 def test_the_run_folder(tmp_path, make_data):
     run(tmp_path / "run", make_data)
     found = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}

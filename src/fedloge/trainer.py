@@ -37,6 +37,8 @@ from fedloge.tracking import Tracking, split_names
 class FederatedTrainer(Trainer, HasParts):
     """Trains a :class:`Method` on a :class:`FederatedDataModule`, round by round, and writes the run folder.
 
+    Callbacks find the method, the data, the run folder and the progress in the properties of :class:`HasParts`.
+
     Args:
         rounds: Number of rounds T.
         local_epochs: Number of epochs E that a client trains in a round.
@@ -175,7 +177,7 @@ class FederatedTrainer(Trainer, HasParts):
                     self.folder.cut_tables(progress.tables)
                 self._call("on_run_start")
                 if resumed:
-                    self._evaluate(progress)  # a checkpoint is written before its round is evaluated
+                    self._evaluate_and_log(progress)  # a checkpoint is written before its round is evaluated
                 while progress.state.round < self.rounds:
                     self._round(progress)
                 self.finish(progress)
@@ -209,13 +211,13 @@ class FederatedTrainer(Trainer, HasParts):
                 with profile.part("wall/checkpoint"):
                     self._save(LAST, progress.state, progress)
         with profile.part("wall/evaluate"):
-            row = self._evaluate(progress, started)
+            row = self._evaluate_and_log(progress, started)
         if self.local_settings.profile:
             profile.add(received.traffic.client_seconds)
             self.folder.append("profile.csv", [{"round": number, **profile.seconds}])
         self._call("on_round_end", number, row)
 
-    def _evaluate(self, progress: Progress, started: float | None = None) -> Mapping[str, float]:
+    def _evaluate_and_log(self, progress: Progress, started: float | None = None) -> Mapping[str, float]:
         """Evaluate the last completed round if that is due, write its rows and log its metrics."""
         round = progress.state.round
         if round == 0 or not self._due(self.evaluate_every, round):
