@@ -313,6 +313,7 @@ WITHOUT_TORCH = {
     "fit --config good.yaml --quite": "there is no option 'quite'. Did you mean 'quiet'?",
     "fit --config good.yaml --x=1": "no option 'x'. The sections are trainer, model, data, report, seed_everything.",
     "fit --trainer.rounds=3 --config good.yaml": "--trainer.rounds=3 stands before --config",
+    "fit good.yaml": "'good.yaml' is not an option. A configuration is given as --config=good.yaml.",
     "partition --config absent.yaml": "--config='absent.yaml' cannot be read",
     "compare --config syntax.yaml": "--config='syntax.yaml' is not YAML",
     "study good.yaml absent.yaml": "FILE='absent.yaml' cannot be read",

@@ -128,7 +128,7 @@ def compare(args: Sequence[str]) -> int:
     )
     known, overrides = parser.parse_known_args(args)
     read_mapping(known.config, "--config")
-    _load()
+    _load("fedloge.experiments.live")
 
     from rich.console import Console
 
@@ -161,7 +161,7 @@ def study(args: Sequence[str]) -> int:
     known, overrides = parser.parse_known_args(args)
     for file in known.files:
         read_mapping(file, "FILE")
-    _load()
+    _load("fedloge.experiments.study_report")
 
     from rich.console import Console
 
@@ -201,7 +201,7 @@ def sweep(args: Sequence[str]) -> int:
     settings = vars(known)
     file = settings.pop("file")
     read_mapping(file, "FILE")
-    _load()
+    _load("fedloge.experiments.sweep_report")
 
     from rich.console import Console
 
@@ -284,7 +284,7 @@ def report(args: Sequence[str]) -> int:
     known = parser.parse_args(args)
     for run in known.runs:
         require_run(run)
-    _load()
+    _load("fedloge.report.write")
 
     from fedloge.report.write import write_report
 
@@ -394,10 +394,10 @@ def _parse(parser: argparse.ArgumentParser, args: Sequence[str], files: str = ""
     return known, overrides
 
 
-def _load(quiet: bool = False) -> None:
-    """Import what takes seconds, after everything that can be checked without it."""
+def _load(module: str = "fedloge.config", quiet: bool = False) -> None:
+    """Import a module that may need torch, after everything that can be checked without it."""
     with loading(quiet):
-        importlib.import_module("fedloge.config")
+        importlib.import_module(module)
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:

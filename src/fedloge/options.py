@@ -143,6 +143,8 @@ def check_options(args: Sequence[str], others: Iterable[str] = ()) -> None:
         FedlogeError: If a key is unknown, or a file cannot be read or is not YAML.
     """
     refuse_lost_overrides(args)
+    if args and not args[0].startswith("-"):
+        raise FedlogeError(f"{args[0]!r} is not an option. A configuration is given as --config={args[0]}.")
     for position, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if name in ("--config", "-c"):

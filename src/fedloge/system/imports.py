@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
@@ -40,7 +41,8 @@ def loading(quiet: bool = False) -> Iterator[None]:
     try:
         with _collector_paused():
             yield
-            gc.freeze()
+            gc.freeze()  # later collections need not search the modules either,
+            atexit.register(gc.unfreeze)  # but the one at exit has to, or extension modules report leaks
     finally:
         if shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
