@@ -166,8 +166,7 @@ def compare(args: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from fedloge.experiments.compare import load_comparison
-    from fedloge.experiments.compare_report import comparison_table, write_comparison
+    from fedloge.experiments.compare import comparison_table, load_comparison, write_comparison
     from fedloge.experiments.live import CellProgress
 
     plan = load_comparison(known.config, overrides)

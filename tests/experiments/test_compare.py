@@ -8,8 +8,7 @@ import yaml
 
 from fedloge.cli import main
 from fedloge.errors import FedlogeError
-from fedloge.experiments.compare import load_comparison
-from fedloge.experiments.compare_report import comparison_markdown, comparison_results
+from fedloge.experiments.compare import comparison_markdown, comparison_results, load_comparison
 from fedloge.experiments.plan import Plan, Row
 from fedloge.experiments.runner import Cell
 from fedloge.options import override_value
@@ -136,6 +135,14 @@ def test_comparisons_have_every_method(study):
 
     methods = {name for name in fedloge.methods.__all__ if name not in ("Client", "Method", "Phase")}
     assert methods == {cell.options["model"]["class_path"] for cell in load_comparison(study).cells()}
+
+
+@pytest.mark.parametrize("seeds", ["1,2", "[1,2]", "[1, 2, 1]"])
+def test_seeds_may_be_written_with_or_without_brackets(seeds):
+    assert [cell.seed for cell in load_comparison(QUICK, ["--methods={FedAvg: null}", f"--seeds={seeds}"]).cells()] == [
+        1,
+        2,
+    ]
 
 
 def test_a_null_option_replaces_the_common_one():
