@@ -20,7 +20,8 @@ from rich.progress import (
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.report.tables import accuracy_table
-from fedloge.runs.folder import without_nan
+from fedloge.runs.measures import headline_text
+from fedloge.system.storage import without_nan
 from fedloge.trainer import FederatedTrainer
 
 
@@ -52,7 +53,7 @@ class RunProgress(FederatedCallback):
             f"{int(sum(data.class_counts)):,} training images, IF {data.partition.imbalance_factor:g} (max/min), "
             f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
         )
-        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.first_round)}[/]", highlight=False)
+        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.progress.first_round)}[/]", highlight=False)
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(),
@@ -64,7 +65,7 @@ class RunProgress(FederatedCallback):
             console=self.console,
             disable=not redraws(self.console),
         )
-        done = trainer.first_round
+        done = trainer.progress.first_round
         self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
         self._clients = self._progress.add_task("clients", total=1, note="")
         self._progress.start()
@@ -80,9 +81,7 @@ class RunProgress(FederatedCallback):
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
         """Move the rounds' bar and show the newest accuracies."""
         if metrics:
-            names = {"GM": "global/acc", "PM": "personal/acc_mean"}
-            parts = [f"{short} {100 * metrics[name]:.1f}" for short, name in names.items() if name in metrics]
-            self._accuracy = "  ".join(parts)
+            self._accuracy = "  ".join(headline_text(metrics))
         self._progress.update(self._rounds, advance=1, note=self._accuracy)
         if not redraws(self.console) and round % max(trainer.rounds // 10, 1) == 0:
             self.console.print(f"round {round}/{trainer.rounds}  {self._accuracy}")

@@ -23,9 +23,6 @@ MUTED = "#808a98"
 MAX_CLASSES = 200
 """Heat maps show at most so many classes: more could neither be told apart nor kept in a page of a few megabytes."""
 
-VIEWS = {"global": "generic", "personal": "personal"}
-"""Views of a method and what the report calls their models."""
-
 BEFORE_BAR: Mapping[str, Any] = {"type": "bar", "width": 0.22, "opacity": 0.6, "meta": "ink"}
 """The bar within a bar that shows what was before; the page draws ``ink`` in the colour of its text."""
 
