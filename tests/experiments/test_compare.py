@@ -40,7 +40,7 @@ def output(study):
     return study.parent / "out"
 
 
-def test_a_failed_cell_is_told_and_the_others_go_on(study):
+def test_a_failed_cell_is_named_and_the_others_continue(study):
     text = (output(study) / "comparison.md").read_text()
     assert "no head epochs, seed 0, failed: model.head_epochs=0 must be at least 1" in text
     assert "| no head epochs | failed |" in text
@@ -165,7 +165,7 @@ def test_the_quick_comparison_runs(tmp_path):
     assert "failed" not in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_a_run_that_was_cut_off_goes_on(study, tmp_path):
+def test_an_interrupted_run_resumes(study, tmp_path):
     content = yaml.safe_load(study.read_text())
     content["methods"], content["seeds"], content["output_dir"] = {"FedAvg": {}}, [0], str(tmp_path / "out")
     path = tmp_path / "one.yaml"

@@ -83,13 +83,13 @@ def test_every_printed_number_is_the_papers():
         ({"scales": {"tiny": "none.yaml"}}, "none.yaml' cannot be read"),
     ],
 )
-def test_bad_studies_are_told(tmp_path, changes, message, written):
+def test_bad_studies_are_refused(tmp_path, changes, message, written):
     with pytest.raises(FedlogeError, match=message):
         load_study(written(tmp_path, **changes))
 
 
 @pytest.mark.parametrize("override", ["--model=FedAvg", "--model.class_path=FedAvg", "--methods=3", "--trainer=5", "x"])
-def test_bad_overrides_are_told(tmp_path, override, written):
+def test_bad_overrides_are_refused(tmp_path, override, written):
     with pytest.raises(FedlogeError, match="cannot be given to a study"):
         load_study(written(tmp_path), overrides=[override])
     with pytest.raises(FedlogeError, match="nothing is trained"):

@@ -48,7 +48,7 @@ def test_ours_stand_beside_the_paper(done):
     assert "no GA-FR" not in steady
 
 
-def test_what_has_no_number_is_told_apart(done):
+def test_what_has_no_number_says_why(done):
     folder, _ = done
     lines = (folder / "out/tiny/mine/study.md").read_text().splitlines()
     assert re.match(r"\| FedPer \| – \| \d", next(line for line in lines if line.startswith("| FedPer")))
@@ -85,7 +85,7 @@ def test_what_is_done_is_not_done_again(done):
     assert summaries == {path: path.stat().st_mtime_ns for path in summaries}
 
 
-def test_a_realignment_that_was_cut_off_is_done_again(done, tmp_path):
+def test_an_interrupted_realignment_is_done_again(done, tmp_path):
     folder, _ = done
     study = load_study(folder / "mine.yaml", output_dir=folder / "out")
     cell = next(cell for cell in study.cells() if cell.source)
@@ -95,7 +95,7 @@ def test_a_realignment_that_was_cut_off_is_done_again(done, tmp_path):
     assert cell.done
 
 
-def test_a_run_that_cannot_be_analysed_is_told_and_the_others_go_on(done, written):
+def test_a_run_that_cannot_be_analysed_is_named_and_the_others_continue(done, written):
     folder, _ = done
     changes = {"measures": ["ρ(m, v)"], "rows": {"FedPer": {"method": "FedPer"}, "FedLoGe": {}}}
     study = load_study(written(folder, **changes), output_dir=folder / "out")
@@ -105,7 +105,7 @@ def test_a_run_that_cannot_be_analysed_is_told_and_the_others_go_on(done, writte
     assert "FedPer has no generic model" in text
 
 
-def test_an_output_folder_that_is_a_file_is_told(tmp_path, capsys, written):
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path, capsys, written):
     (tmp_path / "file").touch()
     assert main(["study", str(written(tmp_path)), "--output_dir", str(tmp_path / "file")]) == 2
     assert "cannot be written" in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_an_output_folder_that_is_a_file_is_told(tmp_path, capsys, written):
         ({"reach": {}}, "reach=None is missing"),
     ],
 )
-def test_bad_measures_are_told_before_anything_is_run(tmp_path, capsys, changes, message, written):
+def test_bad_measures_are_refused_before_anything_is_run(tmp_path, capsys, changes, message, written):
     assert main(["study", str(written(tmp_path, **changes)), "--output_dir", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
