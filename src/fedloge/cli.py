@@ -118,10 +118,10 @@ def compare(args: Sequence[str]) -> int:
     """``fedloge compare``."""
     parser = argparse.ArgumentParser(
         prog="fedloge compare",
-        description="Run methods x seeds under the same conditions. Runs that are done are skipped: the same command "
-        "goes on where it was interrupted.",
-        epilog="Options of `fedloge fit` (--trainer.rounds=2) go to all runs; --output_dir, --seeds and --jobs to the "
-        "comparison.",
+        description="Run methods x seeds under the same conditions. Finished runs are skipped, so the same command "
+        "resumes an interrupted comparison.",
+        epilog="Options of `fedloge fit` (--trainer.rounds=2) apply to all runs; --output_dir, --seeds=0,1 and --jobs "
+        "to the comparison.",
     )
     parser.add_argument(
         "--config", required=True, metavar="FILE", help="for example configs/studies/compare_quick.yaml"
@@ -132,8 +132,7 @@ def compare(args: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from fedloge.experiments.compare import load_comparison
-    from fedloge.experiments.compare_report import comparison_table, write_comparison
+    from fedloge.experiments.compare import comparison_table, load_comparison, write_comparison
     from fedloge.experiments.live import CellProgress
 
     plan = load_comparison(known.config, overrides)
@@ -150,13 +149,13 @@ def study(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="fedloge study",
         description="Run tables and figures of the paper at a scale that fits the machine. Studies share runs, and "
-        "those that are done are skipped: the same command goes on where it was interrupted.",
-        epilog="Options of `fedloge fit` (--trainer.executor=cuda) go to all runs, as does --seeds=[0,1].",
+        "finished ones are skipped, so the same command resumes an interrupted study.",
+        epilog="Options of `fedloge fit` (--trainer.executor=cuda) apply to all runs, as does --seeds=0,1.",
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="for example configs/studies/table3.yaml")
     parser.add_argument("--scale", default="tiny", help="tiny (digits, minutes), small (CIFAR-10, hours) or full")
-    parser.add_argument("--output_dir", default="runs/studies", help="where everything goes (runs/studies)")
+    parser.add_argument("--output_dir", default="runs/studies", help="folder of tables and runs (runs/studies)")
     parser.add_argument("--jobs", type=int, help="runs at once; one per core by default (take 1 for a GPU)")
     known, overrides = parser.parse_known_args(args)
     for file in known.files:
@@ -187,16 +186,17 @@ def sweep(args: Sequence[str]) -> int:
     """``fedloge sweep``."""
     parser = argparse.ArgumentParser(
         prog="fedloge sweep",
-        description="Run a W&B sweep file on this machine, without a server: grid or random. Runs that are done are "
-        "skipped: the same command goes on where it was interrupted.",
-        epilog="Options of `fedloge fit` (--trainer.rounds=2) go to all runs.",
+        description="Run a W&B sweep file on this machine, without a server: grid or random. Finished runs are "
+        "skipped, so the same command resumes an interrupted sweep.",
+        epilog="Options of `fedloge fit` (--trainer.rounds=2) apply to all runs; --seeds=0,1 runs every setting "
+        "with each seed.",
         allow_abbrev=False,
     )
     parser.add_argument("file", metavar="FILE", help="for example configs/sweeps/gamma_beta.yaml")
-    parser.add_argument("--output_dir", help="where everything goes (runs/<name of the file>)")
+    parser.add_argument("--output_dir", help="folder of tables and runs (runs/<name of the file>)")
     parser.add_argument("--jobs", type=int, help="runs at once; one per core by default")
     parser.add_argument("--runs", type=int, dest="run_cap", help="runs at most; the file's run_cap by default")
-    parser.add_argument("--seed", type=int, help="of random draws (0)")
+    parser.add_argument("--seed", type=int, help="seed of random draws (0)")
     known, overrides = parser.parse_known_args(args)
     settings = vars(known)
     file = settings.pop("file")

@@ -8,8 +8,7 @@ import yaml
 
 from fedloge.cli import main
 from fedloge.errors import FedlogeError
-from fedloge.experiments.compare import load_comparison
-from fedloge.experiments.compare_report import comparison_markdown, comparison_results
+from fedloge.experiments.compare import comparison_markdown, comparison_results, load_comparison
 from fedloge.experiments.plan import Plan, Row
 from fedloge.experiments.runner import Cell
 from fedloge.options import override_value
@@ -41,7 +40,7 @@ def output(study):
     return study.parent / "out"
 
 
-def test_a_failed_cell_is_told_and_the_others_go_on(study):
+def test_a_failed_cell_is_named_and_the_others_continue(study):
     text = (output(study) / "comparison.md").read_text()
     assert "no head epochs, seed 0, failed: model.head_epochs=0 must be at least 1" in text
     assert "| no head epochs | failed |" in text
@@ -138,6 +137,14 @@ def test_comparisons_have_every_method(study):
     assert methods == {cell.options["model"]["class_path"] for cell in load_comparison(study).cells()}
 
 
+@pytest.mark.parametrize("seeds", ["1,2", "[1,2]", "[1, 2, 1]"])
+def test_seeds_may_be_written_with_or_without_brackets(seeds):
+    assert [cell.seed for cell in load_comparison(QUICK, ["--methods={FedAvg: null}", f"--seeds={seeds}"]).cells()] == [
+        1,
+        2,
+    ]
+
+
 def test_a_null_option_replaces_the_common_one():
     plan = load_comparison(QUICK, ["--methods.FedPer.lr=null", "--seeds=2"])
     options = {cell.name: cell.options["model"]["init_args"]["lr"] for cell in plan.cells()}
@@ -158,7 +165,7 @@ def test_the_quick_comparison_runs(tmp_path):
     assert "failed" not in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_a_run_that_was_cut_off_goes_on(study, tmp_path):
+def test_an_interrupted_run_resumes(study, tmp_path):
     content = yaml.safe_load(study.read_text())
     content["methods"], content["seeds"], content["output_dir"] = {"FedAvg": {}}, [0], str(tmp_path / "out")
     path = tmp_path / "one.yaml"

@@ -1,17 +1,27 @@
-"""``fedloge compare``: methods x seeds on one dataset, under the same conditions."""
+"""``fedloge compare``: methods x seeds on one dataset under the same conditions, and their tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from fedloge.checks import check_least
+from fedloge.experiments import tables
 from fedloge.experiments.plan import SECTIONS, Plan, Row, named, read_seeds, seeded, slug, typed
 from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import Lines, Result
 from fedloge.options import override_value, read_mapping
+from fedloge.runs.measures import BEST, COSTS, GENERIC, LAST10, MASKED, PM, WORST_TENTH, Measure
 
 KEYS: Mapping[str, type] = {"output_dir": str, "seeds": object, "jobs": int, "methods": dict, **SECTIONS}
+
+MAIN = (*GENERIC, PM, WORST_TENTH, *LAST10, *COSTS)
+COLUMNS = (*GENERIC, PM, WORST_TENTH, *LAST10, *BEST, *COSTS, MASKED)
+"""Measures of the main table, and of ``comparison.csv``."""
 
 
 def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -46,3 +56,107 @@ def with_method(base: Mapping[str, Any], name: str, arguments: Mapping[str, Any]
     own = {key: value for key, value in arguments.items() if key != "class_path"}
     class_path = arguments.get("class_path", name)
     return {**base, "model": {**model, "class_path": class_path, "init_args": {**model.get("init_args", {}), **own}}}
+
+
+def comparison_results(plan: Plan) -> list[Result]:
+    """Results of each method, followed by those before its realignment or fine-tuning if it has one."""
+    results = []
+    for row in plan.rows:
+        summaries = row.summaries
+        results.append(Result.read(row, summaries, COLUMNS))
+        before = [summary["before_realignment"] for summary in summaries if summary["before_realignment"]]
+        if before:
+            trained = replace(row, name=f"{row.name}, not {summaries[0]['finalized']}", cells=row.done)
+            results.append(Result.read(trained, before, (*GENERIC, PM, WORST_TENTH)))
+    return results
+
+
+def write_comparison(plan: Plan) -> None:
+    """Write ``comparison.csv`` and ``comparison.md``."""
+    results = comparison_results(plan)
+    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    tables.write_csv(
+        plan.output_dir / "comparison.csv",
+        ["method", "seeds", "failed", "privileged", *tables.csv_head(COLUMNS)],
+        (
+            [row.name, len(row.done), row.failed, " ".join(_privileged(row)), *tables.csv_values(result, COLUMNS)]
+            for result in results
+            for row in [result.row]
+        ),
+    )
+    (plan.output_dir / "comparison.md").write_text(comparison_markdown(plan, results), encoding="utf-8")
+
+
+def comparison_markdown(plan: Plan, results: Sequence[Result]) -> str:
+    """The main table, the same with masked classes, the best rounds, and the conditions of the runs."""
+    masked = [[result.row.name, result.text(MASKED)] for result in results if result.values.get(MASKED.key)]
+    best = [result for result in results if any(result.values.get(measure.key) for measure in BEST)]
+    parts = [
+        f"# {_title(plan)}\n",
+        "Accuracy in percent, mean ± standard deviation over seeds. Headline: last round, no class masked.\n",
+        tables.markdown(_table(results, MAIN)),
+        *(f"- {note}" for note in comparison_notes(plan)),
+        "\n## With absent classes masked\n",
+        "Personal models without the classes that a client has no training image of, for all methods: privileged "
+        "knowledge that no number above uses.\n",
+        tables.markdown((["method", PM.key], masked)),
+        "\n## Best round\n",
+        "Chosen on the test set, separately for GM and PM: optimistic, only for comparison with papers that print "
+        "it.\n",
+        tables.markdown(_table(best, BEST)),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def comparison_notes(plan: Plan) -> list[str]:
+    """Definitions of the columns and conditions of the runs."""
+    done = plan.done()
+    summaries = [cell.read("summary.json") for cell in done]
+    notes = [f"{measure.key}: {measure.explanation}" for measure in MAIN]
+    notes.append("none: The method has no such model.")
+    tuned = [s["method"] for s in summaries if s["before_realignment"] and s["finalized"] == "fine-tuned"]
+    if tuned:
+        names = ", ".join(dict.fromkeys(tuned))
+        notes.append(f"{names}: fine-tuned after the last round only, so PM last 10 is mostly of untuned models.")
+    found = tables.partitions(summaries)
+    notes.append(f"Partition of the data: {found}{' (THEY DIFFER)' if ',' in found else ''}.")
+    notes += [_initial([cell for cell in done if cell.seed == seed]) for seed in dict.fromkeys(c.seed for c in done)]
+    notes += tables.privileges(
+        {cell.name: summary["privileged"] for cell, summary in zip(done, summaries, strict=True)}
+    )
+    return [*notes, *tables.failures(plan.cells())]
+
+
+def _initial(cells: Sequence[Cell]) -> str:
+    """Whether the runs of a seed started from the same backbone."""
+    by_hash: dict[str, list[str]] = {}
+    for cell in cells:
+        by_hash.setdefault(cell.read("environment.json")["initial_backbone_sha256"][:12], []).append(cell.name)
+    if len(by_hash) == 1:
+        return f"Seed {cells[0].seed}: all methods start from the same backbone, {next(iter(by_hash))}."
+    groups = "; ".join(f"{key}: {', '.join(names)}" for key, names in by_hash.items())
+    return f"Seed {cells[0].seed}: the methods start from different backbones ({groups})."
+
+
+def comparison_table(plan: Plan, width: int = 120) -> Table:
+    """The main table for a terminal of that many columns."""
+    narrow = (GENERIC[0], PM, WORST_TENTH, COSTS[0])
+    lines = _table(comparison_results(plan), (*GENERIC, PM, WORST_TENTH, *COSTS) if width >= 120 else narrow)
+    caption = "last round, mean ± standard deviation over seeds (%)"
+    return tables.rich_table(lines, title=_title(plan), caption=caption)
+
+
+def _table(results: Sequence[Result], measures: Sequence[Measure]) -> Lines:
+    return tables.table(results, measures, ["method"], lambda row: [row.name + (" ◆" if _privileged(row) else "")])
+
+
+def _title(plan: Plan) -> str:
+    summaries = [cell.read("summary.json") for cell in plan.done()]
+    if not summaries:
+        return "no run is done"
+    rounds = sorted({summary["rounds"] for summary in summaries})
+    return f"{summaries[0]['dataset']}, {' or '.join(map(str, rounds))} rounds"
+
+
+def _privileged(row: Row) -> list[str]:
+    return row.summaries[0]["privileged"] if row.done else []

@@ -11,6 +11,7 @@ from fedloge.collapse.lab.figures import new_figure
 from fedloge.experiments.study import Study
 from fedloge.experiments.sweep import Sweep
 from fedloge.experiments.tables import Result
+from fedloge.runs.measures import HEADLINES, mean_std
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ Place = tuple[Any, ...]
 """Values of the parameters that vary."""
 
 SYMBOLS = {"gamma": "γ", "beta": "β", "alpha": "α", "lam": "λ", "tau": "τ", "rho": "ρ"}
-PANELS = {"GM": "generic model (GM)", "PM": "personal models (PM)"}
 
 
 def symbol(option: str) -> str:
@@ -36,13 +36,13 @@ def sweep_figure(sweep: Sweep, results: Sequence[Result]) -> Figure | None:
     A single parameter gives curves, parameters with lists of values a heat map, ranges a dot per setting.
     """
     varied = [name for name in (results[0].row.options if results else ()) if len(_values(results, name)) > 1][:2]
-    panels = [column for column in PANELS if any(result.values[column] for result in results)]
+    panels = [measure for measure in HEADLINES if any(result.values[measure.key] for result in results)]
     if not varied or not panels:
         return None
     figure, axes = new_figure(1, len(panels), 4.6 * len(panels), 3.8)
-    for ax, column in zip(axes, panels, strict=True):
-        known = [result for result in results if result.values[column]]
-        points = [(tuple(_place(result, name) for name in varied), 100 * result.mean(column)) for result in known]
+    for ax, measure in zip(axes, panels, strict=True):
+        known = [result for result in results if result.values[measure.key]]
+        points = [(tuple(_place(r, name) for name in varied), 100 * r.mean(measure.key)) for r in known]
         if len(varied) == 1:
             _draw_curve(ax, points)
         elif all(parameter.values for parameter in sweep.parameters if parameter.name in varied):
@@ -52,7 +52,7 @@ def sweep_figure(sweep: Sweep, results: Sequence[Result]) -> Figure | None:
         ax.set_xlabel(symbol(varied[-1]))
         if len(varied) == 2:
             ax.set_ylabel(symbol(varied[0]), rotation=0 if len(symbol(varied[0])) == 1 else 90)
-        ax.set_title(f"{PANELS[column]}, accuracy (%)", fontsize=10)
+        ax.set_title(f"{measure.title}, accuracy (%)", fontsize=10)
     return figure
 
 
@@ -91,7 +91,7 @@ def curve_figure(study: Study, results: Sequence[Result]) -> Figure:
         known = [result for result in results if result.values[measure]]
         places = [float(result.row.name) for result in known]
         means = [100 * result.mean(measure) for result in known]
-        deviations = [100 * result.deviation(measure) for result in known]
+        deviations = [100 * mean_std(result.values[measure])[1] for result in known]
         ax.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=f"ours, {study.scale}")
         printed = [(float(r.row.name), 100 * r.row.printed[measure]) for r in results if measure in r.row.printed]
         if printed:

@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.table import Table
 
 from fedloge.experiments.runner import Cell
-from fedloge.experiments.tables import COLUMNS, column_values, read_summary, spread
+from fedloge.experiments.tables import rich_table
 from fedloge.report.progress import redraws
+from fedloge.runs.measures import HEADLINES, read_all
 
 
 class CellProgress:
@@ -53,14 +54,12 @@ def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
     """State of every cell by name and seed: waiting, its round, its result, or failed."""
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     done = sum(cell.done for cell in cells)
-    table = Table(title=f"{done} of {len(cells)} runs done; GM / PM (%)")
-    table.add_column(rows, no_wrap=True)
-    for seed in seeds:
-        table.add_column(f"seed {seed}", justify="right", no_wrap=True)
+    lines = []
     for name in dict.fromkeys(cell.name for cell in cells):
-        by_seed = {cell.seed: cell for cell in cells if cell.name == name}
-        table.add_row(name, *(cell_status(by_seed[seed]) if seed in by_seed else "" for seed in seeds))
-    return table
+        by_seed = {cell.seed: cell_status(cell) for cell in cells if cell.name == name}
+        lines.append([name, *(by_seed.get(seed, "") for seed in seeds)])
+    title = f"{done} of {len(cells)} runs done; GM / PM (%)"
+    return rich_table(([rows, *(f"seed {seed}" for seed in seeds)], lines), title=title)
 
 
 def cell_status(cell: Cell) -> str:
@@ -68,8 +67,8 @@ def cell_status(cell: Cell) -> str:
     if cell.error:
         return "[red]failed[/]"
     if cell.done:
-        summary = read_summary(cell)
-        return " / ".join(spread(column_values([summary], COLUMNS[column])) or "none" for column in ("GM", "PM"))
+        summary = cell.read("summary.json")
+        return " / ".join(measure.text(read_all([summary], measure)) or "none" for measure in HEADLINES)
     metrics = cell.run / "metrics.csv"
     if not metrics.is_file():
         return "[dim]starting[/]" if (cell.run / "environment.json").is_file() else "[dim]waiting[/]"

@@ -42,6 +42,11 @@ class Row:
         return [cell for cell in self.cells if cell.done]
 
     @property
+    def summaries(self) -> list[dict[str, Any]]:
+        """``summary.json`` of the finished runs."""
+        return [cell.read("summary.json") for cell in self.done]
+
+    @property
     def failed(self) -> str:
         """Errors of the runs by seed, empty if none failed."""
         return "; ".join(f"seed {cell.seed}: {cell.error}" for cell in self.cells if cell.error)
@@ -69,6 +74,10 @@ class Plan:
                 found.setdefault(id(each), each)
         seeds = list(dict.fromkeys(cell.seed for cell in found.values()))
         return sorted(found.values(), key=lambda cell: (cell.source is not None, seeds.index(cell.seed)))
+
+    def done(self) -> list[Cell]:
+        """The finished runs."""
+        return [cell for cell in self.cells() if cell.done]
 
     def run(self, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None) -> Sequence[Cell]:
         """Run the cells that are not done, and return all cells."""

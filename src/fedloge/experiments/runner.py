@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -59,6 +61,11 @@ class Cell:
     def done(self) -> bool:
         """Whether the run is finished."""
         return (self.run / "summary.json").is_file()
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run folder."""
+        content: dict[str, Any] = json.loads((self.run / name).read_text(encoding="utf-8"))
+        return content
 
     def check(self) -> None:
         """Refuse to reuse a run that was made with other options.

@@ -184,7 +184,8 @@ class Runs:
         """A setting's scale in words, with the options that the study and the command line change."""
         unnamed = tuple(f"--{name}" for name in (*EXECUTION, "data.source.init_args.root"))
         given = [override.removeprefix("--") for override in self.overrides if not override.startswith(unnamed)]
-        return str(base["about"]) + (f", with {changes}" if (changes := " ".join([*_words(at), *given])) else "")
+        changes = " ".join([*_words(at), *given])
+        return f"{base['about']}, with {changes}" if changes else str(base["about"])
 
     def row(self, name: str, row: Mapping[str, Any], setting: str, base: Mapping[str, Any]) -> Row:
         """A row and its runs. Later options win: the scale's, its method's, the command line's, the row's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import statistics
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -21,36 +21,31 @@ from fedloge.analysis.frames import cosines
 from fedloge.analysis.text import headline
 from fedloge.errors import ConfigError, FedlogeError
 from fedloge.etf import SSEC, sse_c
+from fedloge.experiments import tables
 from fedloge.experiments.figures import cosine_figure, curve_figure
 from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study import Study
-from fedloge.experiments.tables import (
-    COLUMNS,
-    Result,
-    column_values,
-    failures,
-    markdown,
-    mean_std,
-    partitions,
-    privileges,
-    read_summary,
-    rich_table,
-    spread,
-    write_csv,
-)
+from fedloge.experiments.tables import Lines, Result
 from fedloge.report.tables import MASKED
 from fedloge.runs.folder import RunFolder
+from fedloge.runs.measures import HEADLINES, MEASURES, Measure, mean_std, read_all
 from fedloge.system.storage import clear_os_errors
 
-SUMMARIES = {
-    **COLUMNS,
-    "macro F1": ("personal", "macro_f1"),
-    "weighted F1": ("personal", "weighted_f1"),
-}
-"""Measures in ``summary.json`` and their places; fractions, shown in percent."""
 
-TRAINED = {"GM as trained": ("global", "acc"), "PM as trained": ("personal", "acc_mean")}
+class Variance(Measure):
+    """A measure that is tiny and the same for all seeds."""
+
+    def text(self, values: Sequence[float], digits: int | None = None) -> str:
+        """The mean."""
+        return f"{mean_std(values)[0]:.2e}"
+
+
+def _own(key: str, digits: int = 3, scale: float = 1.0, kind: type[Measure] = Measure) -> Measure:
+    return kind(key=key, path="", label=key, title=key, explanation="", digits=digits, scale=scale)
+
+
+TRAINED = {f"{measure.key} as trained": measure for measure in HEADLINES}
 """Measures before realignment or fine-tuning; for methods without either, the final ones."""
 
 GEOMETRY = {"norm": "norm_mean", "norm var": "norm_var", "angle": "angle_mean", "angle var": "angle_var"}
@@ -63,8 +58,14 @@ PRUNED = ("accuracy", "½ smallest pruned", "½ largest pruned")
 DIAGNOSTICS = ("ρ(m, v)", "ρ(m, v/m²)", "ρ shuffled", "Σv/Σm²", *PRUNED, "NC1 test", "CDNV test")
 """Measures of ``fedloge analyze``, by their names in ``fedloge.analysis.text.headline``."""
 
-MEASURES = (*SUMMARIES, *TRAINED, *GEOMETRY, FIRST, *DIAGNOSTICS)
-PERCENT = (*SUMMARIES, *TRAINED, *PRUNED)
+KNOWN = {
+    **MEASURES,
+    **{key: replace(measure, key=key) for key, measure in TRAINED.items()},
+    **{key: _own(key, kind=Variance if key.endswith("var") else Measure) for key in GEOMETRY},
+    FIRST: _own(FIRST, digits=1),
+    **{key: _own(key, 1, 100.0) if key in PRUNED else _own(key) for key in DIAGNOSTICS},
+}
+"""Measures of a study by key."""
 
 
 def check_measures(study: Study) -> None:
@@ -73,7 +74,7 @@ def check_measures(study: Study) -> None:
     Raises:
         ConfigError: If one is unknown, or ``first round`` has no accuracy to reach.
     """
-    known = [measure for measure in MEASURES if (measure in GEOMETRY) == bool(study.shape)]
+    known = [key for key in KNOWN if (key in GEOMETRY) == bool(study.shape)]
     for measure in study.measures:
         if measure not in known:
             remedy = f"Known are {', '.join(known)}."
@@ -94,11 +95,12 @@ def _ours(study: Study, row: Row, measure: str) -> list[float]:
     if measure in GEOMETRY:
         return [getattr(solved(**study.shape, **row.options).geometry, GEOMETRY[measure])]
     if measure in DIAGNOSTICS:
-        return column_values([headline(row.name, result) for result in analyses(row)], [measure])
-    summaries = [read_summary(cell) for cell in row.done]
+        found = (headline(row.name, result)[measure] for result in analyses(row))
+        return [value for value in found if value is not None]
     if measure in TRAINED:
-        return column_values([summary["before_realignment"] or summary for summary in summaries], TRAINED[measure])
-    return column_values(summaries, SUMMARIES[measure])
+        before = [summary["before_realignment"] or summary for summary in row.summaries]
+        return read_all(before, TRAINED[measure])
+    return read_all(row.summaries, MEASURES[measure])
 
 
 def analyses(row: Row) -> list[dict[str, Any]]:
@@ -134,7 +136,7 @@ def write_study(study: Study, results: Sequence[Result]) -> Path:
         study.output_dir.mkdir(parents=True, exist_ok=True)
         head = ["row", "setting", "measure", "seeds", "mean", "std", "paper", "failed", "runs"]
         lines = (_csv_line(result, measure) for result in results for measure in study.measures)
-        write_csv(study.output_dir / "study.csv", head, lines)
+        tables.write_csv(study.output_dir / "study.csv", head, lines)
         if picture is not None:
             (study.output_dir / "study.png").write_bytes(picture)
         path = study.output_dir / "study.md"
@@ -144,16 +146,16 @@ def write_study(study: Study, results: Sequence[Result]) -> Path:
 
 def _csv_line(result: Result, measure: str) -> list[Any]:
     row, ours = result.row, result.values[measure]
+    numbers = ["" if math.isnan(number) else f"{number:.6g}" for number in mean_std(ours)]
     runs = " ".join(str(cell.run) for cell in row.cells)
-    paper = row.printed.get(measure, "")
-    return [row.name, row.setting, measure, len(ours), *mean_std(ours, ".6g"), paper, row.failed, runs]
+    return [row.name, row.setting, measure, len(ours), *numbers, row.printed.get(measure, ""), row.failed, runs]
 
 
 def study_markdown(study: Study, results: Sequence[Result]) -> str:
     """Title, what was run, the tables, and notes."""
     notes = [f"- {note}" for note in study_notes(study, results)]
-    tables = [markdown(*study_lines(study, results)), *last10_markdown(study)]
-    return "\n".join([f"# {study.title}\n", f"{banner(study)}\n", *tables, *notes]) + "\n"
+    head = [f"# {study.title}\n", f"{banner(study)}\n", tables.markdown(_table(study, results))]
+    return "\n".join([*head, *last10_markdown(study), *notes]) + "\n"
 
 
 def last10_markdown(study: Study) -> list[str]:
@@ -165,7 +167,7 @@ def last10_markdown(study: Study) -> list[str]:
     if not any(result.values[measure] for result in results for measure in measures):
         return []
     title = "Mean over the evaluations of the last 10 rounds, before any realignment or fine-tuning:\n"
-    return [title, markdown(*study_lines(steady, results))]
+    return [title, tables.markdown(_table(steady, results))]
 
 
 def banner(study: Study) -> str:
@@ -177,78 +179,45 @@ def banner(study: Study) -> str:
     return f"{text} In parentheses: what the paper prints." if printed else text
 
 
-def study_lines(study: Study, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the table: a line per row, and for each setting a column per measure."""
-    by_place = {(result.row.name, result.row.setting): result for result in results}
-    names, settings = (list(dict.fromkeys(keys)) for keys in zip(*by_place, strict=True))
-    columns = [(setting, measure) for setting in settings for measure in study.measures]
-    head = [study.x, *(_column(setting, measure) for setting, measure in columns)]
-    return head, [
-        [name, *(value_text(by_place[name, setting], measure) for setting, measure in columns)] for name in names
-    ]
-
-
 def study_table(study: Study, results: Sequence[Result]) -> Table:
     """The table for a terminal."""
-    return rich_table(*study_lines(study, results), wrap=True, title=study.title, title_justify="left")
+    return tables.rich_table(_table(study, results), wrap=True, title=study.title, title_justify="left")
 
 
-def value_text(result: Result, measure: str) -> str:
-    """Our value and in parentheses the paper's, such as ``43.5 ± 0.3 (43.50)``."""
-    row, ours = result.row, result.values[measure]
-    if ours:
-        own = f"{statistics.fmean(ours):.2e}" if measure.endswith("var") else spread(ours, *_scale(measure))
-    else:
-        own = "failed" if row.failed else "–" if row.done else ""
-    if 0 < len(ours) < len(row.cells):
-        own += f", {len(ours)} of {len(row.cells)} seeds"
-    printed = row.printed.get(measure)
-    if printed is None:
-        return own
-    return f"{own} ({100 * printed:.2f})" if measure in PERCENT else f"{own} ({printed:g})"
-
-
-def _scale(measure: str) -> tuple[float, int]:
-    """Factor and decimal places of a measure."""
-    return (100, 1) if measure in PERCENT else (1, 1 if measure == FIRST else 3)
+def _table(study: Study, results: Sequence[Result]) -> Lines:
+    return tables.table(results, [KNOWN[key] for key in study.measures], [study.x], lambda row: [row.name])
 
 
 def study_notes(study: Study, results: Sequence[Result]) -> list[str]:
     """Conditions of the runs and remarks on the values."""
-    cells = study.cells()
-    notes = _conditions(study, cells) if any(cell.done for cell in cells) else []
+    notes = _conditions(study, study.done()) if study.done() else []
     if study.reach is not None:
         notes.append(f"First round: the first evaluated one with a GM of at least {100 * study.reach:g} %.")
     notes += [f"Not at this scale: {', '.join(study.left_out)}."] if study.left_out else []
     notes += _agreement(study, results)
-    return [*notes, *study.notes, *failures(cells)]
+    return [*notes, *study.notes, *tables.failures(study.cells())]
 
 
-def _conditions(study: Study, cells: Sequence[Cell]) -> list[str]:
+def _conditions(study: Study, done: Sequence[Cell]) -> list[str]:
     """Rounds, seeds, masks, partitions, versions and privileged knowledge of the finished runs."""
-    done = [read_summary(cell) for cell in cells if cell.done]
-    rounds = " or ".join(str(number) for number in sorted({summary["rounds"] for summary in done}))
-    seeds = ", ".join(str(seed) for seed in dict.fromkeys(cell.seed for cell in cells))
-    masked = " and ".join(MASKED.get(mask, "no class masked") for mask in sorted({s["mask_absent"] for s in done}))
-    what = "Accuracies in percent" if any(measure in PERCENT for measure in study.measures) else "Measured"
+    summaries = [cell.read("summary.json") for cell in done]
+    rounds = " or ".join(map(str, sorted({summary["rounds"] for summary in summaries})))
+    seeds = ", ".join(map(str, dict.fromkeys(cell.seed for cell in study.cells())))
+    masks = sorted({summary["mask_absent"] for summary in summaries})
+    masked = " and ".join(MASKED.get(mask, "no class masked") for mask in masks)
+    what = "Accuracies in percent" if any(tables.is_share(KNOWN[key]) for key in study.measures) else "Measured"
+    environments = [cell.read("environment.json") for cell in done]
+    versions = []
+    for name, key in {"commit": "git_commit", "fedloge": "fedloge", "torch": "torch", "device": "device"}.items():
+        values = dict.fromkeys(str(each.get(key))[: 12 if name == "commit" else None] for each in environments)
+        versions.append(f"{name} {', '.join(values)}")
     return [
         f"{what} after the last of {rounds} rounds, the same for all rows; {masked}; mean ± standard deviation "
-        f"over seeds {seeds}. –: the method has no such model, or the accuracy was not reached.",
-        f"Partition of the data: {partitions(done)}.",
-        _provenance(cells),
-        *privileges({summary["method"]: summary["privileged"] for summary in done}),
+        f"over seeds {seeds}. none: the method has no such model, or the accuracy was not reached.",
+        f"Partition of the data: {tables.partitions(summaries)}.",
+        f"{len(done)} runs: {'; '.join(versions)}.",
+        *tables.privileges({summary["method"]: summary["privileged"] for summary in summaries}),
     ]
-
-
-def _provenance(cells: Sequence[Cell]) -> str:
-    """Versions and device of the finished runs."""
-    files = [cell.run / "environment.json" for cell in cells if cell.done]
-    environments = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    parts = []
-    for name, key in {"commit": "git_commit", "fedloge": "fedloge", "torch": "torch", "device": "device"}.items():
-        values = dict.fromkeys(str(each.get(key)) for each in environments)
-        parts.append(f"{name} {', '.join(value[:12] if name == 'commit' else value for value in values)}")
-    return f"{len(files)} runs: {'; '.join(parts)}."
 
 
 def _agreement(study: Study, results: Sequence[Result]) -> list[str]:
@@ -261,7 +230,7 @@ def _agreement(study: Study, results: Sequence[Result]) -> list[str]:
             if len(both) > 3 and all(len(set(side)) > 1 for side in zip(*both, strict=True)):
                 ours, printed = (torch.tensor(side, dtype=torch.float64) for side in zip(*both, strict=True))
                 correlation = float(spearman_corrcoef(ours, printed))
-                parts.append(f"{_column(setting, measure)} {correlation:.2f} of {len(both)} rows")
+                parts.append(f"{tables.column_name(setting, measure)} {correlation:.2f} of {len(both)} rows")
     return [f"Order of the rows, ours against the paper's (Spearman): {'; '.join(parts)}."] if parts else []
 
 
@@ -269,10 +238,6 @@ def _comparable(result: Result, measure: str) -> bool:
     """Whether the paper prints a value and every seed has one; frames differ only by rounding."""
     complete = len(result.values[measure]) == len(result.row.cells)
     return complete and measure in result.row.printed and measure not in GEOMETRY
-
-
-def _column(setting: str, measure: str) -> str:
-    return f"{setting}: {measure}" if setting else measure
 
 
 def _picture(study: Study, results: Sequence[Result]) -> bytes | None:

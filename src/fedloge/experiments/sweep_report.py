@@ -6,23 +6,15 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from fedloge.experiments import tables
 from fedloge.experiments.figures import sweep_figure, symbol
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.sweep import Sweep
-from fedloge.experiments.tables import (
-    COLUMNS,
-    Result,
-    column_values,
-    markdown,
-    mean_std,
-    read_summary,
-    rich_table,
-    spread,
-    write_csv,
-)
+from fedloge.experiments.tables import Lines, Result
 from fedloge.runs.folder import RunFolder
+from fedloge.runs.measures import GENERIC, PM, WORST_TENTH
 
-SHOWN = ("GM", "many", "medium", "few", "PM", "worst tenth")
+SHOWN = (*GENERIC, PM, WORST_TENTH)
 METRIC = "metric"
 
 
@@ -30,10 +22,9 @@ def sweep_results(sweep: Sweep) -> list[Result]:
     """Results of each setting, with the values of the sweep's metric."""
     results = []
     for row in sweep.rows:
-        summaries = [read_summary(cell) for cell in row.done]
-        values = {column: column_values(summaries, COLUMNS[column]) for column in SHOWN}
+        result = Result.read(row, row.summaries, SHOWN)
         metric = [value for cell in row.done if (value := _last(cell, sweep.metric)) is not None]
-        results.append(Result(row, {**values, METRIC: metric}))
+        results.append(Result(row, {**result.values, METRIC: metric}))
     return results
 
 
@@ -47,17 +38,13 @@ def write_sweep(sweep: Sweep) -> list[Result]:
     """Write the tables and the picture into the sweep's folder; returns the results."""
     results, folder = sweep_results(sweep), sweep.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [f"{column} {part}" for column in SHOWN for part in ("mean", "std")]
-    write_csv(
+    tables.write_csv(
         folder / "sweep.csv",
-        [*_parameters(results), "seeds", *parts, "failed"],
+        [*_parameters(results), "seeds", *tables.csv_head(SHOWN), "failed"],
         (
-            [
-                *(*result.row.options.values(), len(result.row.done)),
-                *(text for column in SHOWN for text in mean_std(result.values[column])),
-                result.row.failed,
-            ]
+            [*row.options.values(), len(row.done), *tables.csv_values(result, SHOWN), row.failed]
             for result in results
+            for row in [result.row]
         ),
     )
     (folder / "sweep.md").write_text(sweep_markdown(sweep, results), encoding="utf-8")
@@ -69,18 +56,17 @@ def write_sweep(sweep: Sweep) -> list[Result]:
 
 def sweep_markdown(sweep: Sweep, results: Sequence[Result]) -> str:
     """The table with its notes."""
-    head, lines = _table(results)
     notes = [
         "Last round, percent; mean ± standard deviation where there are several seeds.",
         best_note(sweep, results),
         *(f"- {_name(result)}: {result.row.failed}" for result in results if result.row.failed),
     ]
-    return "\n".join([markdown(head, lines), *notes]) + "\n"
+    return "\n".join([tables.markdown(_table(results)), *notes]) + "\n"
 
 
 def sweep_table(results: Sequence[Result]) -> Table:
     """The table for a terminal."""
-    return rich_table(*_table(results), caption="last round (%)")
+    return tables.rich_table(_table(results), caption="last round (%)")
 
 
 def best_note(sweep: Sweep, results: Sequence[Result]) -> str:
@@ -93,16 +79,9 @@ def best_note(sweep: Sweep, results: Sequence[Result]) -> str:
     return f"Best {sweep.metric}: {value:.4g} at {_name(best)}, chosen on the test set: optimistic."
 
 
-def _table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: parameters, then accuracies."""
-    return [*map(symbol, _parameters(results)), *SHOWN], [_line(result) for result in results]
-
-
-def _line(result: Result) -> list[str]:
-    texts = [spread(result.values[column]) or "none" for column in SHOWN]
-    if not result.row.done:
-        texts = ["failed" if result.row.failed else "", *[""] * (len(SHOWN) - 1)]
-    return [*map(str, result.row.options.values()), *texts]
+def _table(results: Sequence[Result]) -> Lines:
+    head = [symbol(name) for name in _parameters(results)]
+    return tables.table(results, SHOWN, head, lambda row: list(map(str, row.options.values())))
 
 
 def _parameters(results: Sequence[Result]) -> list[str]:

@@ -1,11 +1,11 @@
-"""Values of finished runs by row and column, and what all reports of plans share."""
+"""Values of finished runs by row and column, and the tables that are made of them."""
 
 from __future__ import annotations
 
 import csv
-import json
+import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,7 @@ from rich.table import Table
 from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.report.tables import PRIVILEGES
-
-Summary = Mapping[str, Any]
-
-COLUMNS = {
-    "GM": ("global", "acc"),
-    "many": ("global", "acc_many"),
-    "medium": ("global", "acc_medium"),
-    "few": ("global", "acc_few"),
-    "PM": ("personal", "acc_mean"),
-    "worst tenth": ("personal", "acc_worst_decile"),
-    "GM last 10": ("last10", "global", "mean"),
-    "PM last 10": ("last10", "personal", "mean"),
-    "GM best": ("best", "global", "value"),
-    "PM best": ("best", "personal", "value"),
-}
-"""Accuracies of the tables, and where ``summary.json`` has them."""
+from fedloge.runs.measures import CostPerRound, Measure, Summary, mean_std, read_all
 
 
 @dataclass(frozen=True)
@@ -40,53 +25,83 @@ class Result:
 
     Args:
         row: The row.
-        values: A value per finished run by column; fewer where runs have none, empty if the method has no such model.
+        values: A value per finished run by column; empty if the method has no such model.
     """
 
     row: Row
     values: Mapping[str, Sequence[float]]
 
+    @classmethod
+    def read(cls, row: Row, summaries: Sequence[Summary], measures: Iterable[Measure]) -> Result:
+        """Values from the summaries of a row's finished runs, or from parts of them."""
+        return cls(row, {measure.key: read_all(summaries, measure) for measure in measures})
+
     def mean(self, column: str) -> float:
         """Mean over the runs."""
         return statistics.fmean(self.values[column])
 
-    def deviation(self, column: str) -> float:
-        """Sample standard deviation over the runs; 0 for a single one."""
-        return statistics.stdev(self.values[column]) if len(self.values[column]) > 1 else 0.0
+    def text(self, measure: Measure) -> str:
+        """Our value and in parentheses the paper's, such as ``43.5 ± 0.3 (43.50)``; or why there is none."""
+        ours, printed, seeds = self.values.get(measure.key), self.row.printed.get(measure.key), len(self.row.cells)
+        if ours is None:
+            return ""
+        if ours:
+            text = measure.text([self.mean(measure.key)] if isinstance(measure, CostPerRound) else ours)
+            text += f", {len(ours)} of {seeds} seeds" if len(ours) < seeds else ""
+        else:
+            complete = any(not cell.error for cell in self.row.done)
+            text = "none" if complete else "failed" if self.row.failed else ""
+        if printed is None:
+            return text
+        return f"{text} ({100 * printed:.2f})" if is_share(measure) else f"{text} ({printed:g})"
 
 
-def read_summary(cell: Cell) -> dict[str, Any]:
-    """``summary.json`` of a finished run."""
-    summary: dict[str, Any] = json.loads((cell.run / "summary.json").read_text(encoding="utf-8"))
-    return summary
+def is_share(measure: Measure) -> bool:
+    """Whether a measure is shown in percent."""
+    return measure.scale == 100
 
 
-def column_values(summaries: Iterable[Summary], path: Sequence[str]) -> list[float]:
-    """The entry at ``path`` of each summary that has one."""
-    found = []
-    for summary in summaries:
-        value: Any = summary
-        for key in path:
-            value = value.get(key) if value is not None else None
-        if value is not None:
-            found.append(value)
-    return found
+Lines = tuple[list[str], list[list[str]]]
+"""Head and lines of a table."""
 
 
-def mean_std(values: Sequence[float], form: str = ".6f") -> list[str]:
-    """Mean and sample standard deviation as text, empty where there are too few values."""
-    mean = format(statistics.fmean(values), form) if values else ""
-    return [mean, format(statistics.stdev(values), form) if len(values) > 1 else ""]
+def table(
+    results: Sequence[Result], measures: Sequence[Measure], head: Sequence[str], label: Callable[[Row], Sequence[str]]
+) -> Lines:
+    """A line per row, and for each of its settings a column per measure.
+
+    Args:
+        results: Results of the rows.
+        measures: Measures to show.
+        head: Headings of the labels.
+        label: Labels of a row, one per heading.
+    """
+    by_place = {(tuple(label(result.row)), result.row.setting): result for result in results}
+    labels = dict.fromkeys(tuple(label(result.row)) for result in results)
+    places = [(each, m) for each in dict.fromkeys(result.row.setting for result in results) for m in measures]
+    lines = [[*each, *(by_place[each, setting].text(measure) for setting, measure in places)] for each in labels]
+    return [*head, *(column_name(setting, measure.key) for setting, measure in places)], lines
 
 
-def spread(values: Sequence[float], scale: float = 100, digits: int = 1) -> str:
-    """Mean ± sample standard deviation, in percent by default; without the deviation for a single value."""
-    return " ± ".join(part for part in mean_std([scale * value for value in values], f".{digits}f") if part)
+def column_name(setting: str, column: str) -> str:
+    """Heading of a column in a setting."""
+    return f"{setting}: {column}" if setting else column
 
 
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(table: Lines) -> str:
     """A table in Markdown."""
+    head, lines = table
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
+
+
+def rich_table(table: Lines, wrap: bool = False, **options: Any) -> Table:
+    """A table for the terminal."""
+    shown = Table(box=box.SIMPLE_HEAD, **options)
+    for number, column in enumerate(table[0]):
+        shown.add_column(column, justify="right" if number else "left", no_wrap=not wrap)
+    for line in table[1]:
+        shown.add_row(*line)
+    return shown
 
 
 def write_csv(path: Path, head: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
@@ -95,14 +110,16 @@ def write_csv(path: Path, head: Sequence[str], lines: Iterable[Sequence[Any]]) -
         csv.writer(file).writerows([head, *lines])
 
 
-def rich_table(head: Sequence[str], lines: Iterable[Sequence[str]], wrap: bool = False, **options: Any) -> Table:
-    """A table for the terminal."""
-    table = Table(box=box.SIMPLE_HEAD, **options)
-    for number, column in enumerate(head):
-        table.add_column(column, justify="right" if number else "left", no_wrap=not wrap)
-    for line in lines:
-        table.add_row(*line)
-    return table
+def csv_head(measures: Iterable[Measure]) -> list[str]:
+    """Headings of :func:`csv_values`."""
+    return [f"{measure.key} {part}" for measure in measures for part in ("mean", "std")]
+
+
+def csv_values(result: Result, measures: Iterable[Measure]) -> list[str]:
+    """Mean and sample standard deviation of each measure, empty where there are too few values."""
+    scales = {measure.key: 1 if is_share(measure) else measure.scale for measure in measures}
+    pairs = (mean_std([scale * value for value in result.values.get(key, ())]) for key, scale in scales.items())
+    return ["" if math.isnan(number) else f"{number:.6f}" for pair in pairs for number in pair]
 
 
 def failures(cells: Iterable[Cell]) -> list[str]:

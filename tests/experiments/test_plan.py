@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from fedloge.errors import ConfigError
+from fedloge.experiments.plan import Plan, Row, named, read_seeds, slug, typed
+from fedloge.experiments.runner import Cell
+
+
+def test_a_name_becomes_a_folder():
+    assert slug("FedLoGe, γ 0.1") == "FedLoGe_γ_0.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "seeds"), [(1, [1]), ("0,1", [0, 1]), ("0, 1", [0, 1]), ([0, 1], [0, 1]), ([2, 0, 2], [2, 0])]
+)
+def test_seeds_are_a_number_or_a_list(value, seeds):
+    assert read_seeds(value) == seeds
+
+
+@pytest.mark.parametrize("value", [None, [], "", "x", "0,", True, 1.5, ["0"], [0, None]])
+def test_other_seeds_are_refused(value):
+    with pytest.raises(ConfigError, match=r"^seeds=.* must be a whole number or a list of them"):
+        read_seeds(value)
+
+
+def test_sections_have_known_keys_of_their_type():
+    keys = {"jobs": int, "methods": dict}
+    assert typed({"jobs": 2, "methods": None}, keys, "file") == {"jobs": 2}
+    assert typed({"lr": None}, {}, "file") == {"lr": None}
+    for content, message in {
+        "no mapping": "file='no mapping' must be a mapping",
+        "wrong key": "file: job=1 is not supported. Known keys are jobs, methods",
+        "wrong type": "file: jobs='a' must be a whole number",
+    }.items():
+        given = {"wrong key": {"job": 1}, "wrong type": {"jobs": "a"}}.get(content, content)
+        with pytest.raises(ConfigError, match=message):
+            typed(given, keys, "file")
+    assert named({"rows": {1: None}}, "rows", keys, "file") == {"1": {}}
+    with pytest.raises(ConfigError, match="file: rows=None has no entry"):
+        named({}, "rows", keys, "file")
+
+
+def test_cells_go_seed_by_seed_with_realignments_last():
+    folder = Path("nowhere")
+    trained = [Cell("a", seed, {}, folder / "a") for seed in (3, 1)]
+    again = [Cell("a again", cell.seed, {}, folder / "again", cell) for cell in trained]
+    other = [Cell("b", seed, {}, folder / "b") for seed in (3, 1)]
+    plan = Plan(rows=[Row("a again", again), Row("a", trained), Row("b", other)], output_dir=folder)
+    assert [(cell.name, cell.seed) for cell in plan.cells()] == [
+        *(("a", 3), ("b", 3), ("a", 1), ("b", 1)),
+        *(("a again", 3), ("a again", 1)),
+    ]

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedloge.errors import RunError
+from fedloge.experiments import runner
+from fedloge.experiments.runner import Cell, fit_cell, run_cells
+from fedloge.options import merged
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+SHORT = {"rounds": 2, "local_epochs": 1, "evaluate_every": 1, "accelerator": "cpu"}
+
+
+def test_a_cell_is_a_fit(tmp_path):
+    options = merged(yaml.safe_load(QUICKSTART.read_text()), {"trainer": SHORT})
+    cell = Cell("FedLoGe", 0, options, tmp_path)
+    cell.config.write_text(yaml.safe_dump(cell.options))
+    fit_cell(cell)
+    assert cell.done
+    assert cell.read("summary.json")["rounds"] == 2
+    cell.check()
+    cell.options = merged(options, {"trainer": {"executor": "serial"}})  # changes no result
+    cell.check()
+    cell.options = merged(options, {"trainer": {"rounds": 3}})
+    with pytest.raises(RunError, match=r"trainer\.rounds: 2 there, 3 now"):
+        cell.check()
+
+
+def test_a_failed_training_is_named_and_not_realigned(tmp_path):
+    trained = Cell("broken", 0, {"model": {"class_path": "Nothing"}}, tmp_path / "a")
+    realigned = Cell("again", 0, {"ga": False}, tmp_path / "b", trained)
+    run_cells([trained, realigned], jobs=2)
+    assert "no class 'Nothing'" in trained.error
+    assert trained.log.read_text().rstrip().endswith(trained.error)
+    assert realigned.error == "the run that it realigns failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (RunError("the disk is full."), "the disk is full."),
+        (KeyboardInterrupt(), "interrupted; what was saved until then is kept"),
+        (KeyboardInterrupt("round 3 is saved"), "interrupted; round 3 is saved"),
+        (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero"),
+    ],
+)
+def test_the_last_line_of_the_log_is_the_error(error, last, tmp_path, monkeypatch):
+    class Exited(BaseException):
+        pass
+
+    def fail(cell):
+        raise error
+
+    def leave(code):
+        assert code != 0
+        raise Exited
+
+    monkeypatch.setattr(runner, "fit_cell", fail)
+    monkeypatch.setattr(runner.os, "dup2", lambda *numbers: None)
+    monkeypatch.setattr(runner.os, "_exit", leave)
+    monkeypatch.setattr(runner.sys, "stdout", None)
+    monkeypatch.setattr(runner.sys, "stderr", None)
+    cell = Cell("x", 0, {}, tmp_path)
+    with pytest.raises(Exited):
+        runner._in_child(cell)
+    assert runner._last_line(cell.log) == last
+    assert ("Traceback" in cell.log.read_text()) == isinstance(error, ZeroDivisionError)
+
+
+def test_a_killed_process_leaves_no_line(tmp_path):
+    assert runner._last_line(tmp_path / "none.log") == "the process was killed"
