@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedloge.data.loader import InOrder
+from fedloge.data.loader import SequentialLoader
 from fedloge.executors.base import ClientResult, ClientTask, FederatedData
 from fedloge.executors.client import measure
 from fedloge.executors.cuda.capture import Watch
@@ -97,7 +97,7 @@ class Lane:
         self.dtype = next(self.method.parameters()).dtype
         self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
-        self.rows = torch.arange(resident.serving.batch_size, device=self.device)
+        self.rows = torch.arange(resident.settings.batch_size, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses: dict[str, Tensor] = {}
         self.random = RandomState(self.device)
@@ -188,8 +188,8 @@ class Lane:
             total.zero_()
 
     def _report(self, hook: str, client: Client) -> Tensors:
-        def batches() -> InOrder:
-            return self.resident.in_order(cast(InOrder, self.data.client_batches(client.id)))
+        def batches() -> SequentialLoader:
+            return self.resident.in_order(cast(SequentialLoader, self.data.client_batches(client.id)))
 
         with torch.autocast(self.device.type, enabled=False):
             return measure(self.method, hook, batches, self.device)
@@ -201,8 +201,8 @@ class Lane:
 
     def _sizes(self, images: int) -> list[int]:
         """Of the batches of a page."""
-        full, rest = divmod(images, self.resident.serving.batch_size)
-        return [self.resident.serving.batch_size] * full + ([rest] if rest else [])
+        full, rest = divmod(images, self.resident.settings.batch_size)
+        return [self.resident.settings.batch_size] * full + ([rest] if rest else [])
 
     # Steps ---------------------------------------------------------------------------------------------------
 
