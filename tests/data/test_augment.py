@@ -3,16 +3,16 @@ import torch
 from torchvision.transforms.v2 import functional as tv
 
 from fedloge.data.augment import (
-    Draws,
+    Augmentation,
     augment,
     centre,
     crop,
-    draw,
+    draw_augmentation,
     draw_boxes,
     draw_mirrored,
     draw_shifts,
     flip,
-    join,
+    join_augmentations,
     normalise,
     resized_crop,
 )
@@ -31,7 +31,7 @@ def random_flip(images, generator):
 
 
 def augmented(images, kind, generator):
-    return augment(images, draw(kind, len(images), generator))
+    return augment(images, draw_augmentation(kind, len(images), generator))
 
 
 IMAGES = torch.arange(6 * 2 * 5 * 7).remainder(251).to(torch.uint8).view(6, 2, 5, 7)
@@ -79,8 +79,8 @@ def test_generator_decides():
 def test_draws_of_batches_can_be_joined(kind):
     generator, again = rng(3), rng(3)
     apart = torch.cat([augmented(batch, kind, generator) for batch in SQUARES.split(12)])
-    draws = [draw(kind, len(batch), again) for batch in SQUARES.split(12)]
-    assert torch.equal(augment(SQUARES, join(draws)), apart)
+    draws = [draw_augmentation(kind, len(batch), again) for batch in SQUARES.split(12)]
+    assert torch.equal(augment(SQUARES, join_augmentations(draws)), apart)
 
 
 def test_boxes_are_those_of_the_usual_recipe():
@@ -126,16 +126,16 @@ def test_the_whole_image_at_its_own_size_stays_as_it_is():
 
 
 def test_a_crop_does_not_depend_on_the_rest_of_the_batch():
-    draws = draw("resized_crop_flip", 40, rng())
+    draws = draw_augmentation("resized_crop_flip", 40, rng())
     some = torch.tensor([7, 0])
-    apart = augment(SQUARES[some], Draws(mirrored=draws.mirrored[some], boxes=draws.boxes[:, some]), 28)
+    apart = augment(SQUARES[some], Augmentation(mirrored=draws.mirrored[some], boxes=draws.boxes[:, some]), 28)
     assert torch.equal(apart, augment(SQUARES, draws, 28)[some])
 
 
 def test_the_centre_is_served_where_nothing_is_cropped():
     middle = SQUARES[:, :, 2:30, 2:30]
-    assert torch.equal(augment(SQUARES, Draws(), 28), middle)
-    cropped = draw("crop", 40, rng())
+    assert torch.equal(augment(SQUARES, Augmentation(), 28), middle)
+    cropped = draw_augmentation("crop", 40, rng())
     assert torch.equal(augment(SQUARES, cropped, 28), augment(middle, cropped))
     assert centre(SQUARES, 31).shape == (40, 3, 31, 31)
 
@@ -162,5 +162,5 @@ def test_normalise_per_channel_leaves_its_input_alone():
 def test_the_device_does_not_matter():
     expected = augmented(IMAGES, "crop_flip", rng())
     assert torch.equal(augmented(IMAGES.cuda(), "crop_flip", rng()).cpu(), expected)
-    draws = draw("resized_crop_flip", len(SQUARES), rng())
+    draws = draw_augmentation("resized_crop_flip", len(SQUARES), rng())
     assert torch.equal(augment(SQUARES.cuda(), draws, 28).cpu(), augment(SQUARES, draws, 28))

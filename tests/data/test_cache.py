@@ -65,10 +65,10 @@ def test_a_full_disk_is_told_once_and_does_no_harm(tmp_path, disk, caplog):
     assert make.calls == 3
     assert files(tmp_path) == []
     assert len(caplog.records) == 1
-    assert "keeps no more decoded images: less than" in caplog.text
+    assert "stores no more images: less than" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, caplog):
     (tmp_path / "file").touch()
     assert torch.equal(PixelCache(tmp_path / "file").get("a", (3, 2, 2), Maker()), PIXELS)
-    assert "keeps no more decoded images" in caplog.text
+    assert "stores no more images" in caplog.text

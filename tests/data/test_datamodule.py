@@ -38,7 +38,9 @@ def test_batches_depend_on_seed_round_client_and_epoch_alone(data):
 
 
 def test_clients_have_generators_of_their_own(data):
-    orders = [torch.randperm(50, generator=data.client_loader(k, seed=0, round=1).draw.generator(0, 0)) for k in (0, 1)]
+    orders = [
+        torch.randperm(50, generator=data.client_loader(k, seed=0, round=1).random.generator(0, 0)) for k in (0, 1)
+    ]
     assert not torch.equal(*orders)
 
 
@@ -131,7 +133,7 @@ def test_partition_from_a_file(make_data, data, tmp_path):
     again = make_data(seed=1, partition_file=str(tmp_path / "p.json"))
     again.setup()
     assert again.partition.sha256 == data.partition.sha256
-    with pytest.raises(ConfigError, match=r"data\.num_clients=3 but .* has 2"):
+    with pytest.raises(ConfigError, match=r"data\.num_clients=3 but .* has 2 clients"):
         make_data(num_clients=3, partition_file=str(tmp_path / "p.json")).setup()
 
 
@@ -163,7 +165,7 @@ def test_labels_without_a_class_name_are_refused(make_data):
             images, labels = TensorImages(torch.zeros(9, 1, 4, 4, dtype=torch.uint8)), torch.arange(9) % 3
             return Dataset(images, labels, images, labels)
 
-    with pytest.raises(DataError, match="wrong has label 2, but 2 class_names"):
+    with pytest.raises(DataError, match="wrong has label 2, but only 2 class_names"):
         make_data(Wrong()).setup()
 
 

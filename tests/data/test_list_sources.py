@@ -241,7 +241,11 @@ def test_a_missing_list_says_what_to_get(changed):
         ("train", lambda lines: [*lines, "x"], r"_train\.txt:49: 'x' is not `path label`"),
         ("train", lambda lines: [*lines, "train/x.JPEG 5"], r"_train\.txt:49: label 5 is not below .*num_classes=5"),
         ("test", lambda lines: [*lines, "val/x.JPEG 7"], r"_test\.txt:21: label 7 is not below"),
-        ("train", lambda lines: lines[:-3], r"of 4 classes, but data\.source\.num_classes=5; without any: 4"),
+        (
+            "train",
+            lambda lines: lines[:-3],
+            r"of 4 classes, but data\.source\.num_classes=5; classes without images: 4",
+        ),
         ("train", lambda lines: [*lines, lines[0]], r"_train\.txt:49: .* is in line 1 already"),
         ("test", lambda lines: [*lines, "train/n01440764/n01440764_1.JPEG 0"], r"1 image\(s\) are in both"),
     ],

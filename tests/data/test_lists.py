@@ -8,9 +8,9 @@ from fedloge.data.lists import (
     check_every_class,
     check_labels,
     classes_across,
+    evenly_spaced,
     locate,
     read_list,
-    spread,
     subset,
 )
 from fedloge.errors import DataError
@@ -58,7 +58,7 @@ def test_the_published_csv(tmp_path):
         ("a.txt", "a.jpg 0\nb.jpg -1\n", r"a\.txt:2: "),
         ("a.txt", "a.jpg 12345678901234567890\n", r"a\.txt:1: "),
         ("a.txt", "a.jpg 0\n\na.jpg 1\n", r"a\.txt:3: 'a\.jpg' is in line 1 already"),
-        ("a.txt", "a.jpg 0 ann\nb.jpg 1\n", r"a\.txt:2: has no user, but 1 other line\(s\) have one"),
+        ("a.txt", "a.jpg 0 ann\nb.jpg 1\n", r"a\.txt:2: has no user, but 1 other line\(s\) have\."),
         ("a.txt", "a.jpg 0\nb.jpg 1 ann\n", r"a\.txt:1: has no user"),
         ("a.csv", "image_id,class\n" + "x" * 200_000, r"a\.csv' is not a table: field larger than"),
         ("a.txt", "\n\n", "names no image"),
@@ -91,23 +91,24 @@ def test_labels_that_are_no_class(tmp_path):
 def test_classes_without_images():
     check_every_class(images([1, 0]), 2)
     with pytest.raises(
-        DataError, match=r"of 2 classes, but data\.source\.num_classes=9; without any: 2, 3, 4, 5, 6 and 2 more"
+        DataError,
+        match=r"of 2 classes, but data\.source\.num_classes=9; classes without images: 2, 3, 4, 5, 6 and 2 more",
     ):
         check_every_class(images([1, 0]), 9)
 
 
 def test_training_and_test_images_are_apart():
-    with pytest.raises(DataError, match=r"2 image\(s\) are in both .*: 0\.jpg, 1\.jpg\. Training must not see"):
+    with pytest.raises(DataError, match=r"2 image\(s\) are in both .*: 0\.jpg, 1\.jpg\. Remove them"):
         check_apart(images([0, 1, 0]), images([0, 1]))
 
 
 def test_spread_is_even_distinct_and_has_both_ends():
-    assert spread(9, 3).tolist() == [0, 4, 8]
-    assert spread(9, 1).tolist() == [0]
-    assert spread(0, 0).tolist() == []
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
+    assert evenly_spaced(9, 1).tolist() == [0]
+    assert evenly_spaced(0, 0).tolist() == []
     for total in range(1, 30):
         for number in range(1, total + 1):
-            positions = spread(total, number)
+            positions = evenly_spaced(total, number)
             assert len(set(positions.tolist())) == number
             assert (positions.min(), positions.max()) == (0, total - 1 if number > 1 else 0)
 

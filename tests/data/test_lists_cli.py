@@ -66,7 +66,7 @@ def test_partition_by_user(config, capsys):
     told = capsys.readouterr()
     if is_imagenet(config):
         assert (code, told.out) == (2, "")
-        assert "data.scheme='natural' needs to know whose each image is" in told.err
+        assert "data.scheme='natural' needs the user of each image" in told.err
     else:
         assert "scheme: natural, seed 3407, IF 8 (max/min)" in told.out
         assert "training images of a client: 6 to 7 (median 7)" in told.out

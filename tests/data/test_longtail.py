@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedloge.data.longtail import found_factor, long_tail, max_over_min, profile_counts
+from fedloge.data.longtail import long_tail, max_over_min, observed_factor, profile_counts
 from fedloge.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ def test_keeps_what_the_profile_says_or_what_there_is(sizes, factor, seed):
 def test_without_a_factor_all_stay_in_order_and_the_factor_is_found():
     labels = np.array([2, 0, 0, 3, 0, 2, 0])
     assert long_tail(labels, 4, None, "exponential", 0).tolist() == list(range(7))
-    assert found_factor(labels) == 4.0
+    assert observed_factor(labels) == 4.0
 
 
 def test_factor_one_keeps_everything():

@@ -124,7 +124,7 @@ def test_users_are_dealt_to_fewer_clients_by_the_seed():
 
 def test_natural_clients_need_users_and_enough_of_them():
     train = np.repeat([0, 1], 10)
-    with pytest.raises(ConfigError, match=r"data\.scheme='natural' needs to know whose"):
+    with pytest.raises(ConfigError, match=r"data\.scheme='natural' needs the user of each image"):
         split(train, train, scheme="natural", num_clients=2)
     with pytest.raises(ConfigError, match=r"data\.num_clients=3 is more than the 2 users"):
         split(train, train, scheme="natural", num_clients=3, users=train)

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches of uint8 images: what is drawn, and doing it."""
+"""Random augmentation of whole batches of uint8 images: drawing its parameters and applying them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.nn import functional
 Augment = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
 PADDING = 4
 AREAS = 0.08, 1.0
-"""Of a resized crop, as a share of the image's: the usual recipe for ImageNet (torchvision's defaults)."""
+"""Range of the area of a resized crop as a share of the image, as usual for ImageNet (torchvision's default)."""
 RATIOS = 3 / 4, 4 / 3
-"""Width over height of a resized crop."""
+"""Range of the aspect ratio (width over height) of a resized crop."""
 ATTEMPTS = 10
-"""At a crop that lies within the image; the whole image is taken when all fail."""
+"""Draws of a resized crop until one fits into the image; if none fits, the whole image is used."""
 STEPS = 256
-"""Of the weight between two pixels."""
+"""Number of steps in which the interpolation weight between two pixels is quantised."""
 
 
-class Draws(NamedTuple):
-    """What was drawn for n images.
+class Augmentation(NamedTuple):
+    """Augmentation parameters of n images.
 
     Args:
-        shifts: Rows and columns of the crops, int64 [2, n], 0 to twice the padding; None crops nothing.
-        mirrored: Boolean [n]; None flips nothing.
-        boxes: Resized crops, float32 [4, n]: height and width as shares of the image's, then top and left as shares of
-            the room that these leave. None resizes nothing.
+        shifts: Row and column of each crop in the padded image, int64 [2, n], 0 to twice the padding; None for no crop.
+        mirrored: Which images are flipped horizontally, boolean [n]; None for no flips.
+        boxes: Resized crops, float32 [4, n]: height and width as shares of the image, then top and left as shares of
+            the remaining margin; None for no resized crop.
     """
 
     shifts: Tensor | None = None
@@ -38,45 +38,45 @@ class Draws(NamedTuple):
     boxes: Tensor | None = None
 
 
-def draw(kind: Augment, n: int, generator: torch.Generator) -> Draws:
-    """Random crops, and with ``_flip`` horizontal flips of half the images.
+def draw_augmentation(kind: Augment, n: int, generator: torch.Generator) -> Augmentation:
+    """Draw random crops and, for kinds that end in ``_flip``, horizontal flips with probability one half.
 
     Args:
-        kind: ``crop`` keeps the image's size, after zero padding; ``resized_crop`` has a random size and shape.
-        n: How many images.
-        generator: A CPU generator.
+        kind: ``crop`` keeps the image size after zero padding; ``resized_crop`` has a random size and aspect ratio.
+        n: Number of images.
+        generator: CPU generator.
     """
     if kind == "none":
-        return Draws()
+        return Augmentation()
     if kind == "resized_crop_flip":
-        return Draws(boxes=draw_boxes(n, generator), mirrored=draw_mirrored(n, generator))
+        return Augmentation(boxes=draw_boxes(n, generator), mirrored=draw_mirrored(n, generator))
     shifts = draw_shifts(n, PADDING, generator)
-    return Draws(shifts, draw_mirrored(n, generator) if kind == "crop_flip" else None)
+    return Augmentation(shifts, draw_mirrored(n, generator) if kind == "crop_flip" else None)
 
 
-def join(draws: Sequence[Draws]) -> Draws:
-    """The draws of several batches, all of one kind, as those of one batch."""
-    columns = ([part for part in column if part is not None] for column in zip(*draws, strict=True))
-    return Draws(*(torch.cat(column, dim=-1) if column else None for column in columns))
+def join_augmentations(parts: Sequence[Augmentation]) -> Augmentation:
+    """Concatenate the augmentations of several batches, all of the same kind."""
+    columns = ([part for part in column if part is not None] for column in zip(*parts, strict=True))
+    return Augmentation(*(torch.cat(column, dim=-1) if column else None for column in columns))
 
 
-def augment(images: Tensor, draws: Draws, size: int | None = None) -> Tensor:
-    """Do what was drawn to uint8 images [n, channels, H, W], H = W, on any device.
+def augment(images: Tensor, augmentation: Augmentation, size: int | None = None) -> Tensor:
+    """Apply an augmentation to square images on any device.
 
     Args:
-        images: The images.
-        draws: What was drawn for them.
-        size: Height and width of the result, of which the images may have more; None leaves them as they are.
+        images: uint8 [n, channels, H, H].
+        augmentation: Parameters for these n images.
+        size: Height and width of the result, at most H; None keeps H.
     """
     size = size or images.shape[3]
-    images = centre(images, size) if draws.boxes is None else resized_crop(images, draws.boxes, size)
-    if draws.shifts is not None:
-        images = crop(images, draws.shifts, PADDING)
-    return images if draws.mirrored is None else flip(images, draws.mirrored)
+    boxes, shifts, mirrored = augmentation.boxes, augmentation.shifts, augmentation.mirrored
+    images = centre(images, size) if boxes is None else resized_crop(images, boxes, size)
+    images = images if shifts is None else crop(images, shifts, PADDING)
+    return images if mirrored is None else flip(images, mirrored)
 
 
 def draw_shifts(n: int, padding: int, generator: torch.Generator) -> Tensor:
-    """Rows and columns of n crops, int64 [2, n]."""
+    """Draw row and column of n crops, int64 [2, n]."""
     return torch.randint(2 * padding + 1, (2, n), generator=generator)
 
 
@@ -84,13 +84,13 @@ def crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
     """Shift every image by up to ``padding`` pixels in each direction, filling with zeros."""
     n, _, height, width = images.shape
     rows, columns = shifts.to(images.device)
-    # A view of every crop there is, [n, channels, rows, columns, H, W]: only the chosen ones are copied.
+    # A view of all possible crops, [n, channels, rows, columns, H, W]: only the chosen ones are copied.
     crops = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     return crops[torch.arange(n, device=images.device), :, rows, columns]
 
 
 def draw_boxes(n: int, generator: torch.Generator) -> Tensor:
-    """Resized crops of n square images, float32 [4, n], as :class:`Draws` has them."""
+    """Draw resized crops of n square images, float32 [4, n], in the format of :attr:`Augmentation.boxes`."""
     areas = torch.empty(ATTEMPTS, n).uniform_(*AREAS, generator=generator)
     ratios = torch.empty(ATTEMPTS, n).uniform_(*map(math.log, RATIOS), generator=generator).exp()
     extents = torch.stack(((areas / ratios).sqrt(), (areas * ratios).sqrt()))
@@ -100,10 +100,10 @@ def draw_boxes(n: int, generator: torch.Generator) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crops of square uint8 images [n, channels, H, H], scaled bilinearly to ``size`` pixels.
+    """Crop square uint8 images [n, channels, H, H] and scale them bilinearly to ``size`` pixels.
 
-    In whole numbers: a pixel does not depend on the device or on the other images of the batch. Without antialiasing,
-    which matters only where ``size`` is much below H.
+    Integer arithmetic makes a pixel independent of the device and of the other images in the batch. There is no
+    antialiasing, which matters only if ``size`` is much smaller than H.
     """
     height, width, top, left = boxes.to(images.device)
     scaled = _sampled(_sampled(images.int(), top, height, size), left, width, size)
@@ -111,7 +111,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _sampled(images: Tensor, start: Tensor, extent: Tensor, size: int) -> Tensor:
-    """``size`` points along L of whole numbers [n, channels, L, M], as [n, channels, M, size], times ``STEPS``."""
+    """Interpolate integers [n, channels, L, M] at ``size`` points along L: [n, channels, M, size], times ``STEPS``."""
     side = images.shape[2]
     length = (extent * side).round().long().clamp(1, side)[:, None]
     first = (start[:, None] * (side - length + 1)).long().clamp(max=side - length)
@@ -125,39 +125,38 @@ def _sampled(images: Tensor, start: Tensor, extent: Tensor, size: int) -> Tensor
 
 
 def centre(images: Tensor, size: int) -> Tensor:
-    """The square of ``size`` pixels in the middle of images [n, channels, H, H]."""
+    """Central square of ``size`` pixels of images [n, channels, H, H]."""
     margin = (images.shape[3] - size) // 2
     return images if images.shape[3] == size else images[:, :, margin : margin + size, margin : margin + size]
 
 
 def draw_mirrored(n: int, generator: torch.Generator) -> Tensor:
-    """Which of n images to mirror, each with probability one half."""
+    """Draw which of n images to mirror, boolean [n], each with probability one half."""
     return torch.rand(n, generator=generator) < 0.5
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror some of the images, boolean [n]."""
+    """Mirror the images selected by ``mirrored``, boolean [n], horizontally."""
     columns = torch.arange(images.shape[3], device=images.device)
     columns = torch.where(mirrored.to(images.device)[:, None], columns.flip(0), columns)
     return images.gather(3, columns[:, None, None, :].expand_as(images))
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """float32 images, (x/255 - mean) / std per channel, as :func:`rescale` lays them out."""
+    """float32 images (x/255 - mean) / std per channel, in the memory layout of :func:`rescale`."""
     return rescale(images, *scale_and_shift(tuple(mean), tuple(std), images.device))
 
 
 def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """float32 images, x · scale - shift, channels last in memory; both are [channels, 1, 1].
+    """float32 images x · scale - shift, channels last in memory; ``scale`` and ``shift`` are [channels, 1, 1].
 
-    Convolutions keep that layout up to the features, in which small networks train and test a fifth to a third faster
-    on a CPU.
+    Convolutions keep this layout up to the features; small networks train and test 20 to 30 % faster with it on a CPU.
     """
     return (images * scale).sub_(shift).contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=16)
 def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """1 / (255 std) and mean / std, what :func:`rescale` takes."""
+    """Arguments 1 / (255 std) and mean / std of :func:`rescale`."""
     spread = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
     return 1 / (255 * spread), torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1) / spread

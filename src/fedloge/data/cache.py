@@ -1,4 +1,4 @@
-"""Decoded images on disk, so that none is decoded twice."""
+"""A cache of decoded images on disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 CHECKSUM_BYTES = 4
 LEAST_FREE = 2 * 2**30
-"""Bytes that are left free on the disk."""
+"""Bytes of disk space that the cache leaves free."""
 
 
 class PixelCache:
-    """Pixels by name, a file for each image: a checksum (CRC-32) and what was decoded, as it is in memory.
+    """Decoded pixels by name, one file per image: a checksum (CRC-32) followed by the raw bytes.
 
-    Threads, processes and runs may share a folder. A damaged file is made anew. Where the disk is nearly full or cannot
-    be written, which is told once, images that are not there yet are decoded each time they are needed. That an image
-    was replaced goes unnoticed: delete the folder then.
+    Threads, processes and runs may share a folder. A damaged file is written again. If the disk is nearly full or not
+    writable, the cache warns once and stops growing; images that it lacks are then decoded at every use. The cache does
+    not notice that an image file was replaced: delete its folder in that case.
 
     Args:
-        folder: Made when the first image is kept.
+        folder: Folder of the cache, created when the first image is stored.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -38,22 +38,22 @@ class PixelCache:
         self.grows = True
 
     def get(self, name: str, shape: tuple[int, ...], make: Callable[[], Tensor]) -> Tensor:
-        """The pixels of that name, or else what ``make`` returns, which is kept.
+        """Return the cached pixels, or make and store them.
 
         Args:
-            name: Of the image, with everything that its pixels depend on.
-            shape: Of the pixels, uint8.
-            make: Called where the cache has none, or damaged ones.
+            name: Unique name of the image, including everything that its pixels depend on.
+            shape: Shape of the uint8 pixels.
+            make: Returns the pixels; called if they are not cached or damaged.
         """
         digest = hashlib.sha256(f"{name} {shape}".encode()).hexdigest()
         path = self.folder / digest[:2] / digest[2:32]
         found = _read(path, shape)
         if found is None:
             found = make()
-            self._keep(path, found)
+            self._store(path, found)
         return found
 
-    def _keep(self, path: Path, pixels: Tensor) -> None:
+    def _store(self, path: Path, pixels: Tensor) -> None:
         if not self.grows:
             return
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -68,7 +68,7 @@ class PixelCache:
             self.grows = False
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            log.warning("%s keeps no more decoded images: %s", self.folder, error.strerror or error)
+            log.warning("the image cache %s stores no more images: %s", self.folder, error.strerror or error)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Files below a root, which is a folder or a zip archive."""
+"""Access to the files of a folder or a zip archive."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from fedloge.errors import DataError
 
 
 class Files(Protocol):
-    """Files below a root; paths are relative to it, with forward slashes. Names that begin with a dot are left out."""
+    """Files below a root. Paths are relative to it, with forward slashes; names with a leading dot are hidden."""
 
     root: Path
 
     def folders(self, path: str) -> list[str] | None:
-        """Names of the folders in a folder, sorted; None where there is no such folder."""
+        """Sorted names of the folders in a folder; None if the folder does not exist."""
         ...
 
     def names(self, path: str) -> list[str]:
-        """Names of the files in a folder, sorted."""
+        """Sorted names of the files in a folder."""
         ...
 
     def open(self, path: str) -> IO[bytes]:
-        """A file for reading; threads may do this at the same time."""
+        """Open a file for reading; safe for concurrent threads."""
         ...
 
 
@@ -34,24 +34,24 @@ class FolderFiles:
     """Files in a folder.
 
     Args:
-        root: The folder.
+        root: Path of the folder.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folders(self, path: str) -> list[str] | None:
-        """Names of the folders in a folder, sorted; None where there is no such folder."""
+        """Sorted names of the folders in a folder; None if the folder does not exist."""
         folder = self.root / path
         return _visible(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else None
 
     def names(self, path: str) -> list[str]:
-        """Names of the files in a folder, sorted."""
+        """Sorted names of the files in a folder."""
         with os.scandir(self.root / path) as entries:
             return _visible(entry.name for entry in entries if entry.is_file())
 
     def open(self, path: str) -> IO[bytes]:
-        """A file for reading."""
+        """Open a file for reading."""
         return (self.root / path).open("rb")
 
 
@@ -59,10 +59,10 @@ class ZipFiles:
     """Files in a zip archive, read from it without unpacking.
 
     Args:
-        root: The archive.
+        root: Path of the archive.
 
     Raises:
-        DataError: If it is not one.
+        DataError: If it is not a zip archive.
     """
 
     def __init__(self, root: Path) -> None:
@@ -70,19 +70,19 @@ class ZipFiles:
         self._open()
 
     def folders(self, path: str) -> list[str] | None:
-        """Names of the folders in a folder, sorted; None where there is no such folder."""
+        """Sorted names of the folders in a folder; None if the folder does not exist."""
         return _visible(self._folders[path]) if path in self._folders else None
 
     def names(self, path: str) -> list[str]:
-        """Names of the files in a folder, sorted."""
+        """Sorted names of the files in a folder."""
         return _visible(self._names.get(path, ()))
 
     def open(self, path: str) -> IO[bytes]:
-        """A file for reading."""
+        """Open a file for reading."""
         return BytesIO(self._archive.read(path))
 
     def __getstate__(self) -> dict[str, Any]:
-        """An open archive cannot be copied; the copy opens it again."""
+        """State without the open archive, which cannot be pickled; the copy opens it again."""
         return {"root": self.root}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class ZipFiles:
             raise DataError(f"{str(self.root)!r} cannot be read as a zip archive: {error}.") from error
         self._names: dict[str, list[str]] = {}
         self._folders: dict[str, set[str]] = {}
-        for member in self._archive.namelist():  # a folder ends with a slash, and need not be listed
+        for member in self._archive.namelist():  # folders end with a slash and need not be listed
             folder, _, name = member.rpartition("/")
             self._names.setdefault(folder, []).extend([name] if name else [])
         for folder in self._names:

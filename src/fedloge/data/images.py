@@ -1,4 +1,4 @@
-"""Where images come from: tensors in memory, or files decoded when they are asked for."""
+"""Lists of images: tensors in memory, or files that are decoded on access."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fedloge.errors import DataError
 
 InMemory = Literal["auto", "always", "never"]
 IN_MEMORY_LIMIT = 4 * 2**30
-"""Bytes of decoded images below which ``auto`` keeps them in memory."""
+"""Size of the decoded images, in bytes, below which ``auto`` keeps them in memory."""
 
 
 class Images(Protocol):
     """A list of images of one size."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of images."""
         ...
 
     def gather(self, indices: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Images(Protocol):
 
 
 def gather_batches(images: Images, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """``gather`` batch by batch; files of the next batch are decoded while the last one is in use."""
+    """``gather`` for each batch; files of the next batch are decoded in the background."""
     return images.gather_batches(batches) if isinstance(images, FileImages) else map(images.gather, batches)
 
 
@@ -42,7 +42,7 @@ class TensorImages:
     """Images in memory.
 
     Args:
-        images: uint8 [N, channels, H, W].
+        images: Pixels, uint8 [N, channels, H, W].
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -60,13 +60,13 @@ class FileImages:
     """Images in files, decoded by a pool of threads (Pillow decodes outside Python's lock).
 
     Args:
-        files: Where the files are.
-        paths: The images, relative to the files' root.
+        files: Folder or archive that holds the files.
+        paths: Paths of the images relative to the root of ``files``.
         size: Height and width; other images are scaled by their shorter side and cropped at the centre.
         channels: 1 (grey) or 3 (RGB).
-        num_workers: Threads.
-        shorter_side: To scale to; None takes ``size``, a larger number leaves a margin that is cut off.
-        cache: Where decoded images are kept.
+        num_workers: Number of threads.
+        shorter_side: Length to scale the shorter side to; None takes ``size``, more leaves a margin that is cut off.
+        cache: Cache of decoded images; None decodes at every access.
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class FileImages:
         return len(self.paths)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pool of threads cannot be copied; the copy makes its own."""
+        """State without the thread pool, which cannot be pickled; the copy makes its own."""
         return self.__dict__ | {"_pool": None}
 
     def gather(self, indices: Tensor) -> Tensor:
         """The images at ``indices``.
 
         Raises:
-            DataError: Naming the file that cannot be decoded.
+            DataError: If a file cannot be decoded; names the file.
         """
         return self._collect(indices, self._start(indices))
 
     def gather_batches(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """:meth:`gather` batch by batch, always with one more batch being decoded in the background."""
+        """:meth:`gather` for each batch, with the next batch being decoded in the background."""
         started: deque[tuple[Tensor, Iterator[Tensor]]] = deque()
         for indices in batches:
             started.append((indices, self._start(indices)))
@@ -110,8 +110,8 @@ class FileImages:
         for batch in started:
             yield self._collect(*batch)
 
-    def kept(self, in_memory: InMemory) -> Images:
-        """All of them decoded, or these: with ``auto``, decoded where that takes less than 4 GiB."""
+    def load(self, in_memory: InMemory) -> Images:
+        """Decode all images into memory, or return these files: ``auto`` decodes what takes less than 4 GiB."""
         fits = len(self) * self.channels * self.size**2 < IN_MEMORY_LIMIT
         decode = in_memory == "always" or (in_memory == "auto" and fits)
         return TensorImages(self.gather(torch.arange(len(self)))) if decode else self

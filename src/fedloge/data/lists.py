@@ -1,4 +1,4 @@
-"""List files: which images there are, of which class and, where that is known, by which user."""
+"""List files: the images of a dataset with their classes and, if known, their users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,11 @@ class ImageList:
     """Images in the order of a list file.
 
     Args:
-        file: The list.
-        lines: Line number of every image.
-        paths: Of the images, with forward slashes.
-        labels: Their classes, int64 [n].
-        users: Whose they are, numbered in the order of their names, int64 [n]; None where the list does not say.
+        file: Path of the list.
+        lines: Line number of each image, int64 [n].
+        paths: Path of each image, with forward slashes.
+        labels: Class of each image, int64 [n].
+        users: User of each image, numbered in the order of their names, int64 [n]; None if the list names no users.
     """
 
     file: Path
@@ -45,22 +45,23 @@ class ImageList:
         return len(self.paths)
 
     def chosen(self, positions: Ints) -> ImageList:
-        """Some of the images."""
+        """The images at some positions."""
         users = None if self.users is None else self.users[positions]
         paths = [self.paths[position] for position in positions]
         return ImageList(self.file, self.lines[positions], paths, self.labels[positions], users)
 
     def counts(self, num_classes: int) -> Ints:
-        """Images of each class, int64 [C]."""
+        """Number of images of each class, int64 [C]."""
         return np.bincount(self.labels, minlength=num_classes)
 
 
 def read_list(file: Path) -> ImageList:
-    """Read lines ``path label`` or ``path label user``; or, from a ``.csv``, the columns ``image_id``, ``class`` and,
-    where there is one, ``user_id``, an image being ``<image_id>.jpg``.
+    """Read a list of lines ``path label`` or ``path label user``, or a ``.csv``.
+
+    A ``.csv`` has the columns ``image_id``, ``class`` and, optionally, ``user_id``; an image is ``<image_id>.jpg``.
 
     Raises:
-        DataError: Naming file and line of what is malformed or listed twice.
+        DataError: If a line is malformed or an image is listed twice; names file and line.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -76,7 +77,7 @@ def read_list(file: Path) -> ImageList:
     lines, paths, labels, names = zip(*rows, strict=True)
     known = [name for name in names if name is not None]
     if 0 < len(known) < len(names):
-        raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but {len(known)} other line(s) have one.")
+        raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but {len(known)} other line(s) have.")
     users = np.unique(known, return_inverse=True)[1].astype(np.int64) if known else None
     return ImageList(file, np.array(lines), paths, np.array([int(label) for label in labels], dtype=np.int64), users)
 
@@ -111,10 +112,10 @@ def _check_unique(file: Path, rows: Iterable[Row]) -> None:
 
 
 def check_labels(images: ImageList, num_classes: int) -> None:
-    """Refuse labels that are no class.
+    """Require labels below C.
 
     Raises:
-        DataError: Naming the first line and how many there are.
+        DataError: If a label is too large; names the first such line and their number.
     """
     wrong = np.flatnonzero(images.labels >= num_classes)
     if len(wrong):
@@ -126,71 +127,71 @@ def check_labels(images: ImageList, num_classes: int) -> None:
 
 
 def check_every_class(images: ImageList, num_classes: int) -> None:
-    """Refuse a list that lacks a class.
+    """Require at least one image of every class.
 
     Raises:
-        DataError: Saying how many classes there are, and which are not.
+        DataError: If a class has no image; names such classes.
     """
     absent = np.flatnonzero(images.counts(num_classes) == 0)
     if len(absent):
         raise DataError(
             f"list {str(images.file)!r} has images of {num_classes - len(absent)} classes, but "
-            f"data.source.num_classes={num_classes}; without any: {_few(absent)}. Is the file whole? "
-            "Otherwise set num_classes."
+            f"data.source.num_classes={num_classes}; classes without images: {_few(absent)}. Check that the file is "
+            "complete, or set num_classes."
         )
 
 
 def check_apart(train: ImageList, test: ImageList) -> None:
-    """Refuse training images that are test images too.
+    """Require that no training image is a test image.
 
     Raises:
-        DataError: Naming some.
+        DataError: If the lists share images; names some of them.
     """
     both = sorted(set(train.paths) & set(test.paths))
     if both:
         raise DataError(
-            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {_few(both)}. Training must "
-            "not see test images."
+            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {_few(both)}. Remove them "
+            "from one of the lists."
         )
 
 
 def subset(images: ImageList, classes: Ints, per_class: int | None) -> ImageList:
-    """Some classes, numbered anew in their order, and of these so many images that the largest has ``per_class``.
+    """Select some classes, renumbered from 0, and reduce them so that the largest has ``per_class`` images.
 
-    Smaller classes are cut in the same proportion, to one image at least, so the tail keeps its shape. The images kept
-    are evenly spaced in the order of the list.
+    Smaller classes are reduced in proportion, to at least one image, so that the tail keeps its shape. The selected
+    images are evenly spaced in list order.
 
     Args:
-        images: All of them.
+        images: The full list.
         classes: Labels to keep, ascending.
-        per_class: Of the largest class; None, or more than it has, keeps every image.
+        per_class: Images of the largest class; None, or more than it has, keeps all images.
     """
     members = [np.flatnonzero(images.labels == c) for c in classes]
     largest = max(len(own) for own in members)
     if per_class is not None and per_class < largest:
-        members = [own[spread(len(own), -(-len(own) * per_class // largest))] for own in members]
-    kept = images.chosen(np.sort(np.concatenate(members)))
-    return ImageList(kept.file, kept.lines, kept.paths, np.searchsorted(classes, kept.labels), kept.users)
+        members = [own[evenly_spaced(len(own), -(-len(own) * per_class // largest))] for own in members]
+    chosen = images.chosen(np.sort(np.concatenate(members)))
+    return replace(chosen, labels=np.searchsorted(classes, chosen.labels))
 
 
 def classes_across(counts: Ints, number: int) -> Ints:
-    """Some classes, ascending, at evenly spaced ranks from the largest to the smallest."""
+    """Labels of ``number`` classes at evenly spaced ranks from the largest to the smallest, ascending."""
     ranked = np.argsort(-counts, kind="stable")
-    return np.sort(ranked[spread(len(counts), number)])
+    return np.sort(ranked[evenly_spaced(len(counts), number)])
 
 
-def spread(total: int, number: int) -> Ints:
-    """``number`` of the positions 0 … total-1, evenly spaced, the first and the last among them."""
+def evenly_spaced(total: int, number: int) -> Ints:
+    """``number`` evenly spaced positions from 0 to total-1, including both ends."""
     return np.arange(number) * (total - 1) // max(number - 1, 1)
 
 
 class Finder:
-    """Finds images below a root: at their path, or else by name anywhere below the first folder of the path.
+    """Finds images at their path, or else by name anywhere below the first folder of the path.
 
-    So it does not matter whether ImageNet's ``val`` has a folder for each class, or iNaturalist one for each species.
+    Thus ImageNet's ``val`` may or may not have one folder per class, and iNaturalist one per species.
 
     Args:
-        files: The image folder.
+        files: Files of the image folder.
     """
 
     def __init__(self, files: Files) -> None:
@@ -199,10 +200,10 @@ class Finder:
         self._below: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> str | None:
-        """Where the image is; None where it is not.
+        """Path of the image below the root; None if it is not found.
 
         Raises:
-            DataError: If there are several of its name.
+            DataError: If several files have its name.
         """
         folder, _, name = path.rpartition("/")
         if folder not in self._inside:
@@ -223,7 +224,7 @@ class Finder:
 
 
 def _walk(files: Files, folder: str) -> Iterator[str]:
-    """Paths of all files below a folder; none where there is no such folder."""
+    """Paths of all files below a folder; none if the folder does not exist."""
     inside = files.folders(folder)
     if inside is not None:
         start = f"{folder}/" if folder else ""
@@ -233,10 +234,10 @@ def _walk(files: Files, folder: str) -> Iterator[str]:
 
 
 def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
-    """Where the images of a list are, as :class:`Finder` finds them.
+    """Paths of the images of a list below the root of ``files``, found by :class:`Finder`.
 
     Raises:
-        DataError: Saying how many are missing, with the first five and the remedy.
+        DataError: If images are missing; gives their number, the first five, and the remedy.
     """
     finder = Finder(files)
     found = {path: finder.find(path) for path in images.paths}

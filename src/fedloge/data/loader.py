@@ -1,4 +1,4 @@
-"""Batches of training and test images that can be iterated again and again."""
+"""Loaders of training and test batches that can be iterated repeatedly."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import Augment, Draws, augment, centre, draw, normalise
+from fedloge.data.augment import Augment, Augmentation, augment, centre, draw_augmentation, normalise
 from fedloge.data.images import Images, gather_batches
 from fedloge.federation.seeding import Stream, generator
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""
 EPOCHS_PER_PHASE = 100_000
+"""Distance between the epoch numbers of two phases, so that no two epochs share a generator."""
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Where a loader's randomness comes from: the same draw gives the same batches."""
+class RandomStreams:
+    """Random streams of one local training.
+
+    Args:
+        seed: Run seed.
+        round: Round number.
+        client: Client id.
+        phase: Index of the phase of local training.
+    """
 
     seed: int
     round: int
@@ -28,21 +36,21 @@ class Draw:
     phase: int = 0
 
     def generator(self, stream: Stream, epoch: int) -> torch.Generator:
-        """The generator of a stream in a local epoch."""
+        """Generator of a stream in a local epoch; equal arguments give equal generators."""
         return generator(self.seed, self.round, self.client, stream, self.phase * EPOCHS_PER_PHASE + epoch)
 
 
 @dataclass(frozen=True)
-class Serving:
-    """How batches are served.
+class BatchSettings:
+    """Size, augmentation, normalisation and device of batches.
 
     Args:
-        batch_size: Images of a batch.
-        augment: Of training images.
-        mean: Per channel, of images scaled to [0, 1].
-        std: Likewise.
-        device: Where to; None is the CPU.
-        image_size: Height and width of what is served, the centre or a crop of larger images; None: the images' own.
+        batch_size: Images per batch.
+        augment: Kind of augmentation, used for training only.
+        mean: Channel means of images scaled to [0, 1].
+        std: Channel standard deviations of images scaled to [0, 1].
+        device: Device of the batches; None is the CPU.
+        image_size: Height and width of the images, cropped from larger stored ones; None keeps the stored size.
     """
 
     batch_size: int
@@ -54,62 +62,65 @@ class Serving:
 
 
 class BatchLoader:
-    """Batches of some images, shuffled and augmented; every iteration over it is the next epoch.
+    """Shuffled and augmented batches of a selection of images; each iteration is the next epoch.
 
-    Order and augmentation depend on the draw and the number of the epoch alone. The last, shorter batch is kept.
+    Order and augmentation depend on the random streams and the epoch number alone. The last, shorter batch is kept.
 
     Args:
-        images: The source's training images.
-        labels: Their classes, int64.
-        indices: Which of them to serve, int64 [n].
-        serving: How.
-        draw: Where randomness comes from.
+        images: All training images of the source.
+        labels: Classes of all these images, int64.
+        indices: Indices of the selected images, int64 [n].
+        settings: Batch settings.
+        random: Random streams of order and augmentation.
     """
 
-    def __init__(self, images: Images, labels: Tensor, indices: Tensor, serving: Serving, draw: Draw) -> None:
-        self.images, self.labels, self.indices, self.serving, self.draw = images, labels, indices, serving, draw
+    def __init__(
+        self, images: Images, labels: Tensor, indices: Tensor, settings: BatchSettings, random: RandomStreams
+    ) -> None:
+        self.images, self.labels, self.indices, self.settings, self.random = images, labels, indices, settings, random
         self.epoch = 0
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.serving.batch_size)
+        return math.ceil(len(self.indices) / self.settings.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches, draws = self.next_epoch()
-        for batch, drawn, images in zip(batches, draws, gather_batches(self.images, batches), strict=True):
-            moved = augment(images.to(self.serving.device or "cpu"), drawn, self.serving.image_size)
-            yield _finish(moved, self.labels[batch], self.serving)
+        batches, augmentations = self.next_epoch()
+        pixels = gather_batches(self.images, batches)
+        for batch, augmentation, images in zip(batches, augmentations, pixels, strict=True):
+            augmented = augment(images.to(self.settings.device or "cpu"), augmentation, self.settings.image_size)
+            yield _finish(augmented, self.labels[batch], self.settings)
 
-    def next_epoch(self) -> tuple[Sequence[Tensor], Sequence[Draws]]:
-        """Of each batch of the next epoch, which images are in it, int64 [n], and what augmentation does to them."""
-        order, augmentation = (self.draw.generator(stream, self.epoch) for stream in (Stream.ORDER, Stream.AUGMENT))
+    def next_epoch(self) -> tuple[Sequence[Tensor], Sequence[Augmentation]]:
+        """Image indices, int64 [n], and augmentation of every batch of the next epoch."""
+        order, augmentation = (self.random.generator(stream, self.epoch) for stream in (Stream.ORDER, Stream.AUGMENT))
         self.epoch += 1
         shuffled = self.indices[torch.randperm(len(self.indices), generator=order)]
-        batches = torch.split(shuffled, self.serving.batch_size)
-        return batches, [draw(self.serving.augment, len(batch), augmentation) for batch in batches]
+        batches = torch.split(shuffled, self.settings.batch_size)
+        return batches, [draw_augmentation(self.settings.augment, len(batch), augmentation) for batch in batches]
 
 
-class InOrder:
-    """Batches of some images in the order given, without augmentation; every iteration starts anew.
+class SequentialLoader:
+    """Batches of a selection of images in the given order, without augmentation; each iteration starts again.
 
     Args:
-        images: The source's test images.
-        labels: Their classes, int64.
-        indices: Which of them to serve, int64 [n].
-        serving: How; its augmentation is not used.
+        images: All training or all test images of the source.
+        labels: Classes of all these images, int64.
+        indices: Indices of the selected images, int64 [n].
+        settings: Batch settings; the augmentation is ignored.
     """
 
-    def __init__(self, images: Images, labels: Tensor, indices: Tensor, serving: Serving) -> None:
-        self.images, self.labels, self.indices, self.serving = images, labels, indices, serving
+    def __init__(self, images: Images, labels: Tensor, indices: Tensor, settings: BatchSettings) -> None:
+        self.images, self.labels, self.indices, self.settings = images, labels, indices, settings
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.serving.batch_size)
+        return math.ceil(len(self.indices) / self.settings.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = torch.split(self.indices, self.serving.batch_size)
+        batches = torch.split(self.indices, self.settings.batch_size)
         for batch, images in zip(batches, gather_batches(self.images, batches), strict=True):
-            whole = centre(images, self.serving.image_size or images.shape[3])
-            yield _finish(whole.to(self.serving.device or "cpu"), self.labels[batch], self.serving)
+            whole = centre(images, self.settings.image_size or images.shape[3])
+            yield _finish(whole.to(self.settings.device or "cpu"), self.labels[batch], self.settings)
 
 
-def _finish(images: Tensor, labels: Tensor, serving: Serving) -> Batch:
-    return normalise(images, serving.mean, serving.std), labels.to(images.device)
+def _finish(images: Tensor, labels: Tensor, settings: BatchSettings) -> Batch:
+    return normalise(images, settings.mean, settings.std), labels.to(images.device)

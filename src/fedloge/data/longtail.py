@@ -1,4 +1,4 @@
-"""Long-tailed profiles: how many images of each class are kept."""
+"""Long-tailed profiles: the number of images of each class, and their selection."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Ints = NDArray[np.int64]
 
 
 def max_over_min(value: float) -> float:
-    """The imbalance factor as max/min; values below 1 are read as min/max.
+    """Imbalance factor as max/min; values below 1 are read as min/max.
 
     Raises:
-        ConfigError: If it is not a positive number.
+        ConfigError: If ``value`` is not a positive number.
     """
     check_positive("data.imbalance_factor", value, "100 (max/min) and 0.01 mean the same.")
-    # Rounding turns 1/0.02 = 50.000000000000004 into the number that was meant.
+    # Rounding corrects quotients such as 1/0.02 = 50.000000000000004.
     return value if value >= 1 else round(1 / value, 9)
 
 
 def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile = "exponential") -> Ints:
-    """Images per class: n_c = ⌊n_max · IF^(-c/(C-1))⌋ (Cao et al., 2019), or n_max and n_max/IF in two halves.
+    """Images per class: n_c = ⌊n_max · IF^(-c/(C-1))⌋ (Cao et al., 2019), or n_max and n_max/IF for two halves.
 
     Args:
         n_max: Images of class 0, the largest.
@@ -35,7 +35,7 @@ def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile
         profile: ``exponential`` or ``step``.
 
     Raises:
-        ConfigError: If a class would be left without images, or an argument is out of range.
+        ConfigError: If a class would have no images, or an argument is out of range.
     """
     check_choice("data.profile", profile, get_args(Profile))
     factor = max_over_min(factor)
@@ -46,30 +46,30 @@ def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile
         raise ConfigError(
             "data.imbalance_factor",
             factor,
-            f"leaves class {int(np.argmin(counts >= 1))} without images, the largest class having {n_max}",
+            f"leaves class {int(np.argmin(counts >= 1))} without images; the largest class has {n_max}",
             f"Choose at most {n_max}.",
         )
     return counts
 
 
-def found_factor(labels: Ints) -> float:
-    """IF of the images as they are, max/min over the classes that occur."""
+def observed_factor(labels: Ints) -> float:
+    """Imbalance factor of labels, max/min over the classes that occur."""
     counts = np.bincount(labels)
     return float(counts.max() / counts[counts > 0].min())
 
 
 def long_tail(labels: Ints, num_classes: int, factor: float | None, profile: Profile, seed: int) -> Ints:
-    """Indices of the images that a long-tailed profile keeps, class by class; of all, in order, without a factor.
+    """Indices of the images that form a long-tailed dataset, class by class; all images in order if IF is None.
 
-    n_max is the size of the largest class present; a class that has fewer images than its share keeps them all. Within
-    a class the images are those that come first after a shuffle by ``seed``.
+    n_max is the size of the largest class; a class with fewer images than its profile count keeps them all. Within a
+    class the first images after a shuffle are selected.
 
     Args:
-        labels: Class of every image, int64 [n].
+        labels: Class of each image, int64 [n].
         num_classes: C.
-        factor: IF as max/min; None keeps every image.
+        factor: IF as max/min; None keeps all images.
         profile: ``exponential`` or ``step``.
-        seed: Of the shuffle; the published splits have 0.
+        seed: Seed of the shuffle; the published splits use 0.
     """
     if factor is None:
         return np.arange(len(labels))

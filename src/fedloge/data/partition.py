@@ -1,4 +1,4 @@
-"""Which training images belong to which client, and which test images are a client's own."""
+"""Partitions: the training and test images of each client."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Scheme = Literal["dirichlet", "dirichlet_paper", "iid", "natural"]
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Which images belong to which client; two are the same where their ``sha256`` is.
+    """Assignment of images to clients; two partitions are the same if their ``sha256`` is.
 
     Args:
-        scheme: How it was made.
-        seed: Of the split.
-        alpha: Concentration of the Dirichlet distribution.
+        scheme: Scheme that made the partition.
+        seed: Seed of the split.
+        alpha: Concentration α of the Dirichlet distribution.
         imbalance_factor: IF of the training set, max/min.
-        train: Per client, indices into the source's training images.
-        test: Per client, indices into the source's test images; one index may occur more than once.
-        train_counts: n_{k,c}, int64 [K, C].
-        test_counts: Likewise of the local test sets.
+        train: Per client, indices of the source's training images.
+        test: Per client, indices of the source's test images; an index may occur more than once.
+        train_counts: Class counts n_{k,c} of the training images, int64 [K, C].
+        test_counts: Class counts of the local test sets, int64 [K, C].
     """
 
     scheme: str
@@ -53,17 +53,17 @@ class Partition:
 
     @property
     def has_alpha(self) -> bool:
-        """Whether α had a part in it."""
+        """Whether the scheme uses α."""
         return self.scheme.startswith("dirichlet")
 
     @property
     def sha256(self) -> str:
-        """Hash of who holds which images, independent of how the split came about."""
+        """Hash of the clients' image indices, independent of scheme and seed."""
         content = [[own.tolist() for own in part] for part in (self.train, self.test)]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
     def fits(self, train_labels: Ints, test_labels: Ints, num_classes: int) -> bool:
-        """Whether it was made for these labels: every client's counts are those of the images it names."""
+        """Whether the class counts of every client agree with these labels."""
         pairs = ((train_labels, self.train, self.train_counts), (test_labels, self.test, self.test_counts))
         for labels, part, counts in pairs:
             if counts.shape[1] != num_classes or any(own.max(initial=-1) >= len(labels) for own in part):
@@ -73,7 +73,7 @@ class Partition:
         return True
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
+        """Write the partition as JSON."""
         rows = zip(self.train, self.test, self.train_counts, self.test_counts, strict=True)
         keys = ("train", "test", "train_counts", "test_counts")
         content = {
@@ -89,10 +89,10 @@ class Partition:
 
     @classmethod
     def load(cls, path: str | Path) -> Partition:
-        """Read what :meth:`save` wrote.
+        """Read a partition that :meth:`save` wrote.
 
         Raises:
-            DataError: If the file is missing or malformed, its indices do not match its hash, or cannot be a split.
+            DataError: If the file is missing or malformed, or its indices do not match its hash or are no valid split.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -128,10 +128,10 @@ class Partition:
 
 
 def check_split(scheme: str, num_clients: int, alpha: float, min_samples: int) -> None:
-    """Refuse what no data could be split by.
+    """Check the options of a split that do not depend on the data.
 
     Raises:
-        ConfigError: Naming the argument.
+        ConfigError: If an option is out of range.
     """
     check_choice("data.scheme", scheme, get_args(Scheme))
     check_least("data.num_clients", num_clients, 1)
@@ -141,7 +141,7 @@ def check_split(scheme: str, num_clients: int, alpha: float, min_samples: int) -
 
 def make_partition(
     train_labels: Ints,
-    kept: Ints,
+    selected: Ints,
     test_labels: Ints,
     num_classes: int,
     *,
@@ -153,27 +153,27 @@ def make_partition(
     seed: int,
     users: Ints | None = None,
 ) -> Partition:
-    """Split the kept training images over clients and give each client its local test set.
+    """Split the selected training images over clients and draw a local test set for each client.
 
     Args:
-        train_labels: Class of every training image of the source.
-        kept: Indices of those that the long tail keeps.
-        test_labels: Class of every test image.
+        train_labels: Class of each training image of the source, int64 [n].
+        selected: Indices of the training images that form the long-tailed dataset.
+        test_labels: Class of each test image of the source, int64 [n_test].
         num_classes: C.
         scheme: ``dirichlet``, ``dirichlet_paper``, ``iid`` or ``natural``.
         num_clients: K.
-        alpha: Concentration; small values give clients few classes.
-        imbalance_factor: Recorded in the result.
-        min_samples: Images that every client gets at least (not with ``dirichlet_paper`` or ``natural``).
-        seed: Of split and local test sets.
-        users: Whose every training image of the source is, for ``natural``.
+        alpha: Concentration α; small values give clients few classes.
+        imbalance_factor: IF to record in the result.
+        min_samples: Fewest images per client (not with ``dirichlet_paper`` or ``natural``).
+        seed: Seed of the split and the local test sets.
+        users: User of each training image of the source, int64 [n]; required by ``natural``.
 
     Raises:
-        ConfigError: If an argument is out of range, there are too few images or users for so many clients, or a client
-            ends up with none.
+        ConfigError: If an argument is out of range, there are too few images or users for K clients, or a client would
+            have no images.
     """
     check_split(scheme, num_clients, alpha, min_samples)
-    labels = train_labels[kept]
+    labels = train_labels[selected]
     _check_enough(len(labels), num_clients, min_samples)
     rng = np.random.default_rng(seed)
     if scheme == "dirichlet_paper":
@@ -181,13 +181,13 @@ def make_partition(
     elif scheme == "dirichlet":
         owners = repair(dirichlet(labels, num_classes, num_clients, alpha, rng), labels, num_clients, min_samples, rng)
     elif scheme == "natural":
-        owners = natural(_users(users, kept, num_clients), num_clients, rng)
+        owners = natural(_users(users, selected, num_clients), num_clients, rng)
     else:
         owners = iid(labels, num_clients, rng)
     counts = count_matrix(owners, labels, num_clients, num_classes)
     _check_nobody_empty(counts, scheme)
     wanted = local_test_counts(counts, test_labels)
-    train = tuple(kept[owners == k] for k in range(num_clients))
+    train = tuple(selected[owners == k] for k in range(num_clients))
     test = local_tests(wanted, test_labels, rng)
     return Partition(scheme, seed, alpha, imbalance_factor, train, test, counts, wanted)
 
@@ -195,19 +195,19 @@ def make_partition(
 def _check_enough(images: int, num_clients: int, min_samples: int) -> None:
     if num_clients * min_samples > images:
         problem = f"is too many for {images} training images with min_samples={min_samples}"
-        remedy = "Take fewer clients, a smaller imbalance factor or smaller min_samples."
+        remedy = "Choose fewer clients, a smaller imbalance factor or smaller min_samples."
         raise ConfigError("data.num_clients", num_clients, problem, remedy)
 
 
-def _users(users: Ints | None, kept: Ints, num_clients: int) -> Ints:
+def _users(users: Ints | None, selected: Ints, num_clients: int) -> Ints:
     if users is None:
-        problem = "needs to know whose each image is, which this source does not"
-        remedy = "Take scheme dirichlet, or a source of lists with users."
+        problem = "needs the user of each image, which this source does not know"
+        remedy = "Choose scheme dirichlet, or a source of lists with users."
         raise ConfigError("data.scheme", "natural", problem, remedy)
-    own = users[kept]
+    own = users[selected]
     if num_clients > len(np.unique(own)):
-        problem = f"is more than the {len(np.unique(own))} users that the images come from"
-        raise ConfigError("data.num_clients", num_clients, problem, "Take fewer clients.")
+        problem = f"is more than the {len(np.unique(own))} users of the images"
+        raise ConfigError("data.num_clients", num_clients, problem, "Choose fewer clients.")
     return own
 
 
@@ -215,4 +215,4 @@ def _check_nobody_empty(counts: Ints, scheme: str) -> None:
     sizes = counts.sum(1)
     if not sizes.all():
         problem = f"left client {int(np.argmin(sizes))} without training images"
-        raise ConfigError("data.scheme", scheme, problem, "Take scheme dirichlet, fewer clients or a larger alpha.")
+        raise ConfigError("data.scheme", scheme, problem, "Choose scheme dirichlet, fewer clients or a larger alpha.")

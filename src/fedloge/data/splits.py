@@ -1,4 +1,4 @@
-"""Who owns which image: how labels are divided over clients, and test images handed out."""
+"""Schemes that assign training images to clients and draw local test sets."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Ints = NDArray[np.int64]
 
 
 def dirichlet(labels: Ints, num_classes: int, num_clients: int, alpha: float, rng: np.random.Generator) -> Ints:
-    """Owner of every image: per class, client shares p ~ Dirichlet(α) and each image to client k with p_k."""
+    """Owner of each image: per class, shares p ~ Dirichlet(α); an image goes to client k with probability p_k."""
     owners = np.zeros(len(labels), dtype=np.int64)
     for c in range(num_classes):
         members = np.flatnonzero(labels == c)
         shares = rng.dirichlet(np.full(num_clients, alpha))
-        if not np.isfinite(shares).all() or not shares.sum() > 0:  # α so small that every share underflows
+        if not np.isfinite(shares).all() or not shares.sum() > 0:  # every share underflows for very small α
             shares = np.eye(num_clients)[rng.integers(num_clients)]
         owners[members] = rng.choice(num_clients, len(members), p=shares / shares.sum())
     return owners
 
 
 def dirichlet_paper(labels: Ints, num_classes: int, num_clients: int, alpha: float, seed: int) -> Ints:
-    """Owner of every image by the recipe of the published splits, whose legacy generator it needs.
+    """Owner of each image by the recipe of the published splits, with its legacy generator.
 
-    The binomial draw that nothing uses is part of the recipe: it moves the generator on.
+    The unused binomial draw is part of the recipe, since it advances the generator.
 
     Raises:
-        ConfigError: If α is so small that the recipe's shares underflow.
+        ConfigError: If α is so small that the shares underflow.
     """
     rng = np.random.RandomState(seed)
     rng.binomial(1, 1, (num_clients, num_classes))
@@ -39,28 +39,28 @@ def dirichlet_paper(labels: Ints, num_classes: int, num_clients: int, alpha: flo
         members = np.flatnonzero(labels == c)
         shares = rng.dirichlet(np.full(num_clients, alpha))
         if not np.isfinite(shares).all():
-            remedy = "Take a larger alpha, or scheme dirichlet."
+            remedy = "Choose a larger alpha, or scheme dirichlet."
             raise ConfigError("data.alpha", alpha, "is too small for scheme dirichlet_paper", remedy)
         owners[members] = rng.choice(num_clients, len(members), p=shares)
     return owners
 
 
 def iid(labels: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
-    """Owner of every image: a random split into parts whose sizes differ by one at most."""
+    """Owner of each image: a random split into parts whose sizes differ by at most one."""
     return rng.permutation(np.arange(len(labels)) % num_clients)
 
 
 def natural(users: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
-    """Owner of every image: all images of a user go to one client, and clients have as many users, to within one."""
+    """Owner of each image: all images of a user go to one client; numbers of users differ by at most one."""
     everybody, positions = np.unique(users, return_inverse=True)
     owners: Ints = iid(everybody, num_clients, rng)[positions]
     return owners
 
 
 def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: np.random.Generator) -> Ints:
-    """Give every client at least ``min_samples`` images, each taken from whoever is largest then.
+    """Give every client at least ``min_samples`` images, each taken from the client that is largest at the time.
 
-    The giver loses an image of the class it has most of. Every step adds one missing image, so it ends.
+    The image is of that client's most frequent class. Every step adds one missing image, so the loop ends.
     """
     owners = owners.copy()
     sizes = np.bincount(owners, minlength=num_clients)
@@ -76,17 +76,17 @@ def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: 
 
 
 def count_matrix(owners: Ints, labels: Ints, num_clients: int, num_classes: int) -> Ints:
-    """n_{k,c}, int64 [K, C]."""
+    """Class counts n_{k,c}, int64 [K, C]."""
     cells = np.bincount(owners * num_classes + labels, minlength=num_clients * num_classes)
     return cells.reshape(num_clients, num_classes).astype(np.int64)
 
 
 def local_test_counts(counts: Ints, test_labels: Ints) -> Ints:
-    """Test images per client and class, ⌊n_test · n_{k,c} / N⌋, and none of a class that the test set lacks.
+    """Test images per client and class, ⌊n_test · n_{k,c} / N⌋; 0 for a class that the test set lacks.
 
     Args:
-        counts: n_{k,c} of the training images, int64 [K, C].
-        test_labels: Class of every image of the global test set.
+        counts: Class counts n_{k,c} of the training images, int64 [K, C].
+        test_labels: Class of each image of the global test set, int64 [n_test].
 
     Returns:
         int64 [K, C].
@@ -99,13 +99,13 @@ def local_test_counts(counts: Ints, test_labels: Ints) -> Ints:
 def local_tests(wanted: Ints, test_labels: Ints, rng: np.random.Generator) -> tuple[Ints, ...]:
     """Draw every client's test images from the global test set, independently of the other clients.
 
-    A client that asks for more images of a class than there are gets each of them as often as it fits and draws the
-    rest, so that its test distribution keeps the shape of its training distribution.
+    If a client wants more images of a class than the test set has, all of them are repeated as often as they fit and
+    the rest is drawn, so that the test distribution keeps the shape of the training distribution.
 
     Args:
         wanted: Test images per client and class, int64 [K, C].
-        test_labels: Class of every test image; has each class that is wanted.
-        rng: Generator.
+        test_labels: Class of each test image, int64 [n_test]; contains every wanted class.
+        rng: Random generator.
 
     Returns:
         Per client, indices of test images.

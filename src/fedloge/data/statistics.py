@@ -1,4 +1,4 @@
-"""What a partition is like, in numbers: how much each client holds, and how far that is from the whole."""
+"""Statistics of a partition: class shares of the clients and their distance from the global distribution."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def shares(counts: Ints) -> Floats:
 
 
 def present_classes(counts: Ints) -> Ints:
-    """Classes that a client has at least one image of, int64 [K]."""
+    """Number of classes of which a client has at least one image, int64 [K]."""
     result: Ints = (counts > 0).sum(1)
     return result
 
 
 def effective_classes(counts: Ints) -> Floats:
-    """exp(H) of a client's class shares, float64 [K]: n equally frequent classes give n, a single one gives 1."""
+    """exp(H) of the class shares of each client, float64 [K]: n equally frequent classes give n."""
     own = shares(counts)
     logs = np.log(own, out=np.zeros_like(own), where=own > 0)
     result: Floats = np.exp(-(own * logs).sum(1))
@@ -31,9 +31,9 @@ def effective_classes(counts: Ints) -> Floats:
 
 
 def distance_to_global(counts: Ints) -> Floats:
-    """Total variation ½ Σ_c |n_{k,c}/n_k - N_c/N|, float64 [K]: the share of a client's images of excess classes.
+    """Total variation distance ½ Σ_c |n_{k,c}/n_k - N_c/N| of each client, float64 [K].
 
-    0 is the distribution of all clients together; the largest value, near 1, is a client whose classes nobody else has.
+    0 is the distribution of all clients together; a client whose classes no other client has is close to 1.
     """
     whole = counts.sum(0) / max(counts.sum(), 1)
     result: Floats = np.abs(shares(counts) - whole).sum(1) / 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedloge.checks import check_least
 from fedloge.data.images import TensorImages
-from fedloge.data.loader import Batch, BatchLoader, Draw, InOrder, Serving
+from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
 from fedloge.errors import DataError, RunError
 from fedloge.executors import ClientFailure, Serial
 from fedloge.federation.round import train_all
@@ -36,11 +36,11 @@ class ClientImages:
         images: uint8 [n, channels, H, W].
         labels: int64 [n].
         num_classes: C.
-        serving: Options of the batches.
+        settings: Batch settings.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, serving: Serving) -> None:
-        self.images, self.labels, self.serving = images, labels, serving
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, settings: BatchSettings) -> None:
+        self.images, self.labels, self.settings = images, labels, settings
         self.counts: list[int] = torch.bincount(labels, minlength=num_classes).tolist()
         self.client = Client(NEW, tuple(self.counts))
 
@@ -51,12 +51,14 @@ class ClientImages:
     def client_batches(self, client: int, device: torch.device | None = None) -> Iterator[Batch]:
         """Batches of the images in order, without augmentation."""
         everything = torch.arange(len(self.labels))
-        return iter(InOrder(TensorImages(self.images), self.labels, everything, replace(self.serving, device=device)))
+        return iter(
+            SequentialLoader(TensorImages(self.images), self.labels, everything, replace(self.settings, device=device))
+        )
 
     def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> BatchLoader:
-        """Training batches; every iteration is the next local epoch."""
-        everything, draw = torch.arange(len(self.labels)), Draw(seed, round, client, phase)
-        return BatchLoader(TensorImages(self.images), self.labels, everything, self.serving, draw)
+        """Batches; every iteration over it is the next local epoch."""
+        everything, random = torch.arange(len(self.labels)), RandomStreams(seed, round, client, phase)
+        return BatchLoader(TensorImages(self.images), self.labels, everything, self.settings, random)
 
 
 def add_client(
@@ -198,8 +200,8 @@ def read_client(run: Run, data: str | Path, convert: bool = False) -> ClientImag
         labels += [names.index(folder.name)] * len(inside)
     pixels = open_images(files, run.data.source, convert).gather(torch.arange(len(files)))
     served = run.data
-    serving = Serving(served.batch_size, served.augment, served.source.mean, served.source.std)
-    return ClientImages(pixels, torch.tensor(labels), len(names), serving)
+    settings = BatchSettings(served.batch_size, served.augment, served.source.mean, served.source.std)
+    return ClientImages(pixels, torch.tensor(labels), len(names), settings)
 
 
 @torch.no_grad()

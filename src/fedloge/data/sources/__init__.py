@@ -1,4 +1,4 @@
-"""Where images come from, a file per kind of source."""
+"""Sources of images, one file per kind."""
 
 from fedloge.data.sources.arrays import Arrays
 from fedloge.data.sources.base import Dataset, Source

@@ -1,4 +1,4 @@
-"""Images that are already tensors."""
+"""Images in tensors of the user."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fedloge.errors import DataError
 
 
 class Arrays(Source):
-    """Tensors of your own, for use from Python.
+    """Your own tensors, for use from Python.
 
     Args:
-        train_images: uint8 [n, channels, H, W], H = W.
-        train_labels: int64 [n], 0 … C-1.
-        test_images: uint8, likewise.
-        test_labels: int64, likewise.
+        train_images: Training images, uint8 [n, channels, H, H].
+        train_labels: Their classes, int64 [n], 0 … C-1.
+        test_images: Test images, uint8 [n_test, channels, H, H].
+        test_labels: Their classes, int64 [n_test], 0 … C-1.
         class_names: Names of the C classes; None takes numbers.
-        name: For tables.
-        mean: Per channel, of images scaled to [0, 1]; None takes 0.5.
-        std: Likewise; None takes 0.25.
+        name: Name of the dataset in tables.
+        mean: Channel means of images scaled to [0, 1]; None takes 0.5.
+        std: Channel standard deviations of images scaled to [0, 1]; None takes 0.25.
 
     Raises:
         DataError: If shapes, types or labels do not fit together.

@@ -1,4 +1,4 @@
-"""What a source of images is."""
+"""The base class of all sources of images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test images; the test set is global, and balanced where it can be.
+    """Training and test images; the test set is global and, if possible, balanced.
 
     Args:
         train: Training images.
         train_labels: Their classes, int64 [n].
         test: Test images.
         test_labels: Their classes, int64 [n_test].
-        train_users: Whose each training image is, int64 [n], where that is known.
+        train_users: User of each training image, int64 [n]; None if unknown.
 
     Raises:
-        DataError: If there is not one int64 label, and user, for every image.
+        DataError: If labels or users are not int64, one for each image.
     """
 
     train: Images
@@ -55,17 +55,17 @@ class Dataset:
 class Source(ABC):
     """A classification dataset before it is made long-tailed and split.
 
-    A subclass sets the attributes in its constructor, which must be cheap, and reads the images in :meth:`load`.
+    A subclass sets the attributes in its constructor, which must be cheap, and reads images in :meth:`load`.
 
     Attributes:
-        name: For tables and summaries.
-        class_names: In the order of the labels.
-        channels: 1 or 3.
-        image_size: Height and width that a model sees.
-        stored_size: Height and width of the dataset's images, of which training may crop any part and testing takes the
-            centre; None: image_size.
-        mean: Per channel, of images scaled to [0, 1].
-        std: Likewise.
+        name: Name of the dataset in tables and summaries.
+        class_names: Names of the classes, in label order.
+        channels: Number of channels, 1 or 3.
+        image_size: Height and width of the model's input.
+        stored_size: Height and width of the stored images, of which training may crop any part and testing takes the
+            centre; None means ``image_size``.
+        mean: Channel means of images scaled to [0, 1].
+        std: Channel standard deviations of images scaled to [0, 1].
     """
 
     name: str
@@ -82,14 +82,14 @@ class Source(ABC):
         return len(self.class_names)
 
     def prepare(self) -> None:  # noqa: B027  most sources have nothing to download
-        """Download, where that was asked for."""
+        """Download the dataset, if configured to."""
 
     @abstractmethod
     def load(self) -> Dataset:
         """Read the images.
 
         Raises:
-            DataError: If they are missing or unreadable.
+            DataError: If images are missing or unreadable.
         """
 
 
@@ -99,7 +99,7 @@ def check_statistics(
     """Mean and standard deviation as tuples.
 
     Raises:
-        ConfigError: If there is not one of each per channel, or a deviation is not positive.
+        ConfigError: If their length is not ``channels``, or a deviation is not positive.
     """
     for option, numbers in (("mean", mean), ("std", std)):
         if len(numbers) != channels:

@@ -45,25 +45,25 @@ class _CIFAR(Source):
         self.mean, self.std = check_statistics(self.channels, mean or self.mean, std or self.std)
 
     def prepare(self) -> None:
-        """Download, if asked for.
+        """Download the dataset if ``download`` is set.
 
         Raises:
-            DataError: If that fails.
+            DataError: If the download fails.
         """
         if self.download:
             try:
                 self._parts(download=True)
             except (OSError, RuntimeError) as error:
                 raise DataError(
-                    f"{type(self).__name__} could not be downloaded to {self._where()}: {error}. Try again, or put it "
-                    "there yourself."
+                    f"{type(self).__name__} could not be downloaded to {self._where()}: {error}. Try again, or copy "
+                    "it there."
                 ) from error
 
     def load(self) -> Dataset:
         """Read the images into memory.
 
         Raises:
-            DataError: If they are not there.
+            DataError: If the images are not in ``root``.
         """
         try:
             train, test = self._parts(download=False)
@@ -78,7 +78,7 @@ class _CIFAR(Source):
         return Dataset(images[0], labels[0], images[1], labels[1])
 
     def _parts(self, download: bool) -> tuple[Any, Any]:
-        """The training and the test set of torchvision, which looks after download and checksums."""
+        """Training and test set of torchvision, which does the download and verifies checksums."""
         train, test = (self.dataset(self.root, train=train, download=download) for train in (True, False))
         return train, test
 
@@ -91,9 +91,9 @@ class CIFAR10(_CIFAR):
 
     Args:
         root: Folder that holds ``cifar-10-batches-py``.
-        download: Fetch it into ``root`` if it is not there.
-        mean: Per channel, of images scaled to [0, 1]; None takes the dataset's own.
-        std: Likewise.
+        download: Download the dataset into ``root`` if it is not there.
+        mean: Channel means of images scaled to [0, 1]; None takes the dataset's own.
+        std: Channel standard deviations of images scaled to [0, 1]; None takes the dataset's own.
     """
 
     name = "CIFAR-10"
@@ -108,9 +108,9 @@ class CIFAR100(_CIFAR):
 
     Args:
         root: Folder that holds ``cifar-100-python``.
-        download: Fetch it into ``root`` if it is not there.
-        mean: Per channel, of images scaled to [0, 1]; None takes the dataset's own.
-        std: Likewise.
+        download: Download the dataset into ``root`` if it is not there.
+        mean: Channel means of images scaled to [0, 1]; None takes the dataset's own.
+        std: Channel standard deviations of images scaled to [0, 1]; None takes the dataset's own.
     """
 
     name = "CIFAR-100"

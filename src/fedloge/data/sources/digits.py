@@ -12,9 +12,9 @@ TEST_PER_CLASS = 40
 
 
 class Digits(Source):
-    """1,797 handwritten digits of 8x8 pixels (UCI optical recognition test set), embedded: nothing is downloaded.
+    """1,797 handwritten digits of 8x8 pixels (UCI optical recognition test set), without a download.
 
-    40 images of each class, always the same, are the test set.
+    A fixed selection of 40 images per class is the test set.
     """
 
     name = "digits"
@@ -27,7 +27,7 @@ class Digits(Source):
         self.class_names = [str(digit) for digit in range(10)]
 
     def load(self) -> Dataset:
-        """Read them from scikit-learn."""
+        """Read the images from scikit-learn."""
         from sklearn.datasets import load_digits
 
         raw = load_digits()

@@ -1,4 +1,4 @@
-"""Any folder of images."""
+"""Images in class folders."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fedloge.errors import DataError
 
 
 class ImageFolder(Source):
-    """``root/train/<class>/*`` and ``root/test/<class>/*``, in any format that Pillow reads.
+    """Images in ``root/train/<class>/*`` and ``root/test/<class>/*``, in any format that Pillow reads.
 
     Args:
-        root: The folder, or a zip archive of that layout, which is read without unpacking.
+        root: Folder, or zip archive of this layout, which is read without unpacking.
         image_size: Height and width; other images are scaled by their shorter side and cropped at the centre.
         channels: 1 (grey) or 3 (RGB).
-        in_memory: Decode everything once, or each batch when it is needed; ``auto`` decides by size (4 GiB).
-        num_workers: Threads that decode.
-        mean: Per channel, of images scaled to [0, 1]; None takes ImageNet's.
-        std: Likewise.
+        in_memory: Decode all images once (``always``) or on access (``never``); ``auto`` decides by size (4 GiB).
+        num_workers: Number of decoding threads.
+        mean: Channel means of images scaled to [0, 1]; None takes ImageNet's.
+        std: Channel standard deviations of images scaled to [0, 1]; None takes ImageNet's.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -56,10 +56,10 @@ class ImageFolder(Source):
         self.class_names = self._classes()
 
     def load(self) -> Dataset:
-        """Find the files, and decode them if they fit in memory.
+        """Find the images, and decode them if they fit in memory.
 
         Raises:
-            DataError: If a class is empty, or naming the image that cannot be read.
+            DataError: If a class is empty or an image cannot be read; names it.
         """
         (train, train_labels), (test, test_labels) = self._split("train"), self._split("test")
         return Dataset(train, train_labels, test, test_labels)
@@ -69,7 +69,7 @@ class ImageFolder(Source):
         if train != test:
             raise DataError(
                 f"the classes of {str(self.root)!r} differ: only in train {sorted(set(train) - set(test))}, only in "
-                f"test {sorted(set(test) - set(train))}. Give both the same class folders."
+                f"test {sorted(set(test) - set(train))}. Both need the same class folders."
             )
         if len(train) < 2:
             raise DataError(f"{str(self.root / 'train')!r} has {len(train)} class folder(s). At least 2 are needed.")
@@ -95,4 +95,4 @@ class ImageFolder(Source):
             paths += [f"{part}/{name}/{file}" for file in own]
             labels += [label] * len(own)
         files = FileImages(self.files, paths, self.image_size, self.channels, self.num_workers)
-        return files.kept(self.in_memory), torch.tensor(labels)
+        return files.load(self.in_memory), torch.tensor(labels)

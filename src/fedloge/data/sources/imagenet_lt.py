@@ -10,15 +10,15 @@ from fedloge.data.sources.lists import ImageLists
 class ImageNetLT(ImageLists):
     """ImageNet-LT (Liu et al., CVPR 2019): 115,846 training images of 1,000 classes, 5 to 1,280 each; 50 for testing.
 
-    It is long-tailed as it is: take ``imbalance_factor: null``. The test images are ImageNet's validation images; the
-    list ``ImageNet_LT_val.txt`` is not read, since nothing is selected by it.
+    It is long-tailed by nature: set ``imbalance_factor: null``. The test images are ImageNet's validation images; the
+    list ``ImageNet_LT_val.txt`` is not used, since no model is selected on it.
 
     Args:
         root: Folder that holds ImageNet's ``train/<wnid>/*.JPEG`` and ``val/*.JPEG`` (or ``val/<wnid>/*.JPEG``).
-        train_list: File of the training images, below ``lists``.
-        test_list: Of the test images.
-        num_classes: C, which the lists are checked against.
-        options: Those of :class:`ImageLists`.
+        train_list: List of the training images, a file in ``lists``.
+        test_list: List of the test images, a file in ``lists``.
+        num_classes: C; the lists must agree with it.
+        options: Options of :class:`ImageLists`.
     """
 
     title = "ImageNet-LT"

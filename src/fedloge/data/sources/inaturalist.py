@@ -11,17 +11,17 @@ class INaturalist(ImageLists):
     """iNaturalist-User-120k: images of iNaturalist 2017 by user (Hsu et al., ECCV 2020).
 
     As published, 120,300 training images of 1,203 classes by 9,275 users, and 35,641 test images. The FedLoGe paper
-    writes "iNaturalist-User-160k", 160k examples of 1023 classes; no such list is known to us, and this one, of 155,941
-    images in all, is the nearest. It is long-tailed as it is: take ``imbalance_factor: null``. The paper splits it by
+    writes "iNaturalist-User-160k", 160k examples of 1023 classes; we know of no such list, and this one, with 155,941
+    images in total, is the closest. It is long-tailed by nature: set ``imbalance_factor: null``. The paper splits it by
     Dirichlet; ``scheme: natural`` makes its users the clients, or deals them to fewer clients.
 
     Args:
         root: Folder that holds the images, ``<image_id>.jpg``, at any depth.
-        train_list: File of the training images, below ``lists``: columns ``user_id``, ``image_id`` and ``class``, or
-            lines ``path label user``.
-        test_list: Of the test images, without users.
-        num_classes: C, which the lists are checked against.
-        options: Those of :class:`ImageLists`.
+        train_list: List of the training images, a file in ``lists`` with columns ``user_id``, ``image_id`` and
+            ``class``, or lines ``path label user``.
+        test_list: List of the test images, a file in ``lists``, without users.
+        num_classes: C; the lists must agree with it.
+        options: Options of :class:`ImageLists`.
     """
 
     title = "iNaturalist-User-120k"

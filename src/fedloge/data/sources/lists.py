@@ -1,4 +1,4 @@
-"""Images that list files name."""
+"""Images named by list files."""
 
 from __future__ import annotations
 
@@ -28,34 +28,33 @@ from fedloge.errors import ConfigError, DataError
 
 
 class ImageLists(Source):
-    """Images below a folder that a training and a test list name, with their classes and, where it is known, users.
+    """Images in a folder, with classes and optional users from a training list and a test list.
 
     A list has lines ``path label`` or ``path label user``, or is a ``.csv`` with columns ``image_id``, ``class`` and,
-    where users are known, ``user_id``; an image is then ``<image_id>.jpg``. What is not at its path is looked for by
-    name below the first folder of the path. Labels run from 0; every class needs a training image.
+    optionally, ``user_id``; an image is then ``<image_id>.jpg``. An image that is not at its path is searched by name
+    below the first folder of the path. Labels start at 0; every class needs a training image.
 
-    Images are scaled by their shorter side to ``stored_size`` and cropped to the square at the centre. Training with
-    ``augment: resized_crop_flip`` takes random parts of the square, testing its centre of ``image_size``. For testing
-    that is the usual recipe for ImageNet (scale to 256, centre of 224); the usual one for training crops from the whole
-    image at its own resolution, of which here nothing beyond the square is seen.
+    Images are scaled by their shorter side to ``stored_size`` and cropped to the central square. Training with
+    ``augment: resized_crop_flip`` uses random parts of the square, testing its centre of ``image_size``. For testing
+    this is the usual recipe for ImageNet (scale to 256, centre of 224). For training the usual recipe crops from the
+    whole image at its original resolution, whereas here everything outside the square is lost.
 
     Args:
-        root: The image folder, or a zip archive of it.
-        train_list: File of the training images, below ``lists``.
-        test_list: Of the test images.
-        num_classes: C, which the lists are checked against.
+        root: Image folder, or a zip archive of it.
+        train_list: List of the training images, a file in ``lists``.
+        test_list: List of the test images, a file in ``lists``.
+        num_classes: C; the lists must agree with it.
         lists: Folder of the list files; None takes ``root``.
-        image_size: Height and width that the model sees.
+        image_size: Height and width of the model's input.
         stored_size: Height and width that images are scaled and cropped to; None takes 8/7 of ``image_size``.
-        classes: Keep so many classes, at evenly spaced ranks from the most frequent to the rarest; None keeps all.
-        per_class: Training images, and test images, of the largest class; the others are cut in proportion, to one at
-            least. Those kept are evenly spaced in the order of the list. None keeps all.
-        cache: Folder for decoded images (192 KiB each at 256x256), so that each is decoded once; None decodes an image
-            each time it is needed.
-        in_memory: Decode everything at the start, or each batch when it is needed; ``auto`` decides by size (4 GiB).
-        num_workers: Threads that decode.
-        mean: Per channel, of images scaled to [0, 1]; None takes ImageNet's.
-        std: Likewise.
+        classes: Number of classes to keep, at evenly spaced ranks from the most frequent to the rarest; None keeps all.
+        per_class: Training images, and test images, of the largest class; other classes are reduced in proportion, to
+            at least one image. The images kept are evenly spaced in list order. None keeps all.
+        cache: Folder of a cache of decoded images (192 KiB each at 256x256); None decodes an image at every access.
+        in_memory: Decode all images once (``always``) or on access (``never``); ``auto`` decides by size (4 GiB).
+        num_workers: Number of decoding threads.
+        mean: Channel means of images scaled to [0, 1]; None takes ImageNet's.
+        std: Channel standard deviations of images scaled to [0, 1]; None takes ImageNet's.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -64,9 +63,9 @@ class ImageLists(Source):
 
     channels = 3
     title: ClassVar[str | None] = None
-    """For tables; None takes the root's name."""
+    """Name of the dataset in tables; None takes the name of the root."""
     remedy: ClassVar[str] = "Set data.source.root to the folder that the paths start from."
-    """What to do where files are missing."""
+    """Remedy in the error message for missing files."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class ImageLists(Source):
         check_least("data.source.per_class", per_class, 1)
         check_least("data.source.classes", classes, 2)
         if classes is not None and classes > num_classes:
-            raise ConfigError("data.source.classes", classes, f"is more than num_classes={num_classes}", "Take fewer.")
+            raise ConfigError("data.source.classes", classes, f"is more than num_classes={num_classes}", "Lower it.")
         self.root = Path(root)
         self.image_size, self.stored_size = image_size, stored_size or round(image_size * 8 / 7)
         self.cache = None if cache is None else PixelCache(cache)
@@ -104,9 +103,9 @@ class ImageLists(Source):
         check_every_class(train, num_classes)
         check_apart(train, test)
         names = class_names(train, num_classes)
-        kept = np.arange(num_classes) if classes is None else classes_across(train.counts(num_classes), classes)
-        self.train, self.test = (subset(images, kept, per_class) for images in (train, test))
-        self.class_names = [names[c] for c in kept]
+        chosen = np.arange(num_classes) if classes is None else classes_across(train.counts(num_classes), classes)
+        self.train, self.test = (subset(images, chosen, per_class) for images in (train, test))
+        self.class_names = [names[c] for c in chosen]
         notes = [] if classes is None else [f"{classes} classes"]
         notes += [] if per_class is None else [f"at most {per_class} images per class"]
         self.name = (self.title or self.root.name) + (f" ({', '.join(notes)})" if notes else "")
@@ -115,7 +114,7 @@ class ImageLists(Source):
         """Find the images, and decode them if they fit in memory.
 
         Raises:
-            DataError: If images are missing, or naming the one that cannot be read.
+            DataError: If images are missing or an image cannot be read; names them.
         """
         train, test = self._images(self.train), self._images(self.test)
         users = None if self.train.users is None else torch.from_numpy(self.train.users)
@@ -133,12 +132,12 @@ class ImageLists(Source):
         assert self.stored_size is not None
         files = open_files(self.root)
         paths = locate(files, images, self.remedy)
-        found = FileImages(files, paths, self.stored_size, self.channels, self.num_workers, cache=self.cache)
-        return found.kept(self.in_memory)
+        located = FileImages(files, paths, self.stored_size, self.channels, self.num_workers, cache=self.cache)
+        return located.load(self.in_memory)
 
 
 def class_names(images: ImageList, num_classes: int) -> list[str]:
-    """The folders that the classes' images are in, where each class has one of its own; numbers otherwise."""
+    """Names of the classes: their image folders if each class has its own folder, numbers otherwise."""
     folders: list[set[str]] = [set() for _ in range(num_classes)]
     for path, label in zip(images.paths, images.labels, strict=True):
         folders[label].add(path.rpartition("/")[0].rpartition("/")[2])

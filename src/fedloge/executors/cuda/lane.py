@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedloge.data.loader import InOrder
+from fedloge.data.loader import SequentialLoader
 from fedloge.executors.base import ClientTask, FederatedData
 from fedloge.executors.client import LocalTraining, Trained
 from fedloge.executors.cuda.capture import Watch
@@ -67,7 +67,7 @@ class Lane:
         self.dtype = next(self.method.parameters()).dtype
         self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
-        self.rows = torch.arange(resident.serving.batch_size, device=self.device)
+        self.rows = torch.arange(resident.settings.batch_size, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses: dict[str, Tensor] = {}
         self.random = RandomState(self.device)
@@ -138,8 +138,8 @@ class Lane:
             return training.finish({name: self.losses[name] for name in names}, examples)
 
     def _training(self, task: ClientTask) -> LocalTraining:
-        def batches() -> InOrder:
-            return self.resident.in_order(cast(InOrder, self.data.client_batches(task.client)))
+        def batches() -> SequentialLoader:
+            return self.resident.in_order(cast(SequentialLoader, self.data.client_batches(task.client)))
 
         return LocalTraining(self.method, self.data, self.seed, task, self.device, batches, download)
 
@@ -154,8 +154,8 @@ class Lane:
 
     def _sizes(self, images: int) -> list[int]:
         """Sizes of the batches in a page with that many images."""
-        full, rest = divmod(images, self.resident.serving.batch_size)
-        return [self.resident.serving.batch_size] * full + ([rest] if rest else [])
+        full, rest = divmod(images, self.resident.settings.batch_size)
+        return [self.resident.settings.batch_size] * full + ([rest] if rest else [])
 
     # Steps ---------------------------------------------------------------------------------------------------
 

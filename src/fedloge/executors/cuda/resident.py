@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import Draws, augment, centre, join, rescale, scale_and_shift
+from fedloge.data.augment import Augmentation, augment, centre, join_augmentations, rescale, scale_and_shift
 from fedloge.data.images import TensorImages
-from fedloge.data.loader import Batch, BatchLoader, InOrder
+from fedloge.data.loader import Batch, BatchLoader, SequentialLoader
 from fedloge.system.devices import upload
 
 PAGE_BYTES = 2**25
@@ -29,15 +29,15 @@ class Resident:
     """
 
     def __init__(self, loader: BatchLoader, device: torch.device) -> None:
-        self.device, self.serving, self.images = device, loader.serving, loader.images
+        self.device, self.settings, self.images = device, loader.settings, loader.images
         first = loader.images.gather(loader.indices[:1])
-        self.shape = centre(first, self.serving.image_size or first.shape[3]).shape[1:]
+        self.shape = centre(first, self.settings.image_size or first.shape[3]).shape[1:]
         self.here = False
         if isinstance(loader.images, TensorImages) and fits(loader.images.images, device):
             self.here, self.images = True, TensorImages(loader.images.images.to(device))
         self.labels = loader.labels.to(device)
-        self._scaling = scale_and_shift(tuple(self.serving.mean), tuple(self.serving.std), device)
-        size = self.serving.batch_size
+        self._scaling = scale_and_shift(tuple(self.settings.mean), tuple(self.settings.std), device)
+        size = self.settings.batch_size
         batches = min(PAGE_BYTES // (size * first.numel()), -(-len(loader.images) // size))
         self.page_size = size * max(batches, 1)
         """Images of a page, a multiple of the batch size."""
@@ -45,19 +45,19 @@ class Resident:
     def pages(self, loader: BatchLoader) -> Iterator[Batch]:
         """The loader's next epoch in pages of whole batches: uint8 images, augmented, and labels."""
         batches, draws = loader.next_epoch()
-        step = self.page_size // self.serving.batch_size
+        step = self.page_size // self.settings.batch_size
         for start in range(0, len(batches), step):
             indices = torch.cat(list(batches[start : start + step]))
-            drawn = join(draws[start : start + step])
-            drawn = Draws(*(None if part is None else upload(part, self.device) for part in drawn))
+            drawn = join_augmentations(draws[start : start + step])
+            drawn = Augmentation(*(None if part is None else upload(part, self.device) for part in drawn))
             there = upload(indices, self.device)
             images = upload(self.images.gather(there if self.here else indices), self.device)
-            yield augment(images, drawn, self.serving.image_size), self.labels[there]
+            yield augment(images, drawn, self.settings.image_size), self.labels[there]
 
-    def in_order(self, batches: InOrder) -> InOrder:
+    def in_order(self, batches: SequentialLoader) -> SequentialLoader:
         """The same batches, served from here."""
         indices = upload(batches.indices, self.device) if self.here else batches.indices
-        return InOrder(self.images, self.labels, indices, replace(batches.serving, device=self.device))
+        return SequentialLoader(self.images, self.labels, indices, replace(batches.settings, device=self.device))
 
     def normalise(self, images: Tensor) -> Tensor:
         """float32 of uint8 images."""
