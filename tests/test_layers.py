@@ -14,7 +14,7 @@ LAYERS = [
     ("federation", "evaluation", "callbacks"),
     ("executors",),
     ("runs",),
-    ("preflight", "tracking"),
+    ("preflight", "tracking", "federation.progress", "federation.round", "federation.parts", "federation.results"),
     ("trainer",),
     ("report",),
     ("config",),

@@ -21,6 +21,7 @@ from fedloge.executors import Cohort, Processes, Ray, Serial
 from fedloge.federation.state import ClientStore
 from fedloge.methods import CReFF, FedAvg, FedLoGe, FedNH, FedYoYo, RatioLoss
 from fedloge.models import SmallCNN
+from fedloge.runs.checkpoint import Checkpoints
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.run import Run
 from fedloge.system.interrupts import Interrupted, Interrupts
@@ -41,28 +42,22 @@ class StopError(Exception):
     pass
 
 
-def stop_after(monkeypatch, rounds):
-    """End a run by an error after so many rounds."""
-    from fedloge.trainer import FederatedTrainer
+class StopAfter(FederatedCallback):
+    """Ends a run with an error after a number of rounds."""
 
-    measure = FederatedTrainer._measure
+    def __init__(self, rounds):
+        self.rounds = rounds
 
-    def stopping(self, state, began=None):
-        row = measure(self, state, began)
-        if state.round == rounds:
+    def on_round_end(self, trainer, round, metrics):
+        if round == self.rounds:
             raise StopError
-        return row
-
-    monkeypatch.setattr(FederatedTrainer, "_measure", stopping)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 4, 5])
 @pytest.mark.parametrize("every", [1, 2])
-def test_a_run_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, rounds, every):
-    with monkeypatch.context() as patch:
-        stop_after(patch, rounds)
-        with pytest.raises(StopError):
-            run_tiny(tmp_path / "run", checkpoint_every=every)
+def test_a_resumed_run_comes_to_the_same_end(whole, tmp_path, rounds, every):
+    with pytest.raises(StopError):
+        run_tiny(tmp_path / "run", checkpoint_every=every, callbacks=StopAfter(rounds))
     run_tiny(tmp_path / "run", "last", checkpoint_every=every)
     assert content(tmp_path / "run") == whole[1]
 
@@ -91,7 +86,7 @@ def test_a_true_precision_gives_the_same_with_workers_and_after_a_stop(tmp_path,
     assert trained("processes", executor=Processes(2)) == expected
     trained("stopped", rounds=3)
     assert trained("stopped", "last") == expected
-    state = RunFolder(tmp_path / "serial").load("last").shared.tensors
+    state = RunFolder(tmp_path / "serial").checkpoints.load("last").shared.tensors
     kind = {"64-true": torch.float64, "bf16-true": torch.bfloat16}[precision]
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {kind}
 
@@ -105,7 +100,7 @@ def test_models_of_a_run_in_double_precision_take_images(tmp_path):
 def test_another_precision_goes_on_with_a_run(tmp_path):
     run_tiny(tmp_path / "run", rounds=2, precision="64-true")
     run_tiny(tmp_path / "run", "last", precision="32-true", executor=Processes(2))
-    state = RunFolder(tmp_path / "run").load("last")
+    state = RunFolder(tmp_path / "run").checkpoints.load("last")
     assert {tensor.dtype for tensor in state.shared.tensors.values() if tensor.is_floating_point()} == {torch.float32}
 
 
@@ -134,10 +129,16 @@ def test_fewer_rounds_than_done_are_refused(whole):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "its seed is 3407"),
-        ({"method": FedAvg(SmallCNN((6,), in_channels=1), 3)}, "its method is 'FedLoGe'"),
+        ({"seed": 1}, "was started with seed=3407, this one has seed=1"),
+        (
+            {"method": FedAvg(SmallCNN((6,), in_channels=1), 3)},
+            "was started with method='FedLoGe', this one has method='FedAvg'",
+        ),
         ({"method": FedLoGe(SmallCNN((7,), in_channels=1), 3, beta=0.3)}, "other layers"),
-        ({"data": FederatedDataModule(tiny_source(), num_clients=3, imbalance_factor=2)}, "its partition is"),
+        (
+            {"data": FederatedDataModule(tiny_source(), num_clients=3, imbalance_factor=2)},
+            "was started with partition=",
+        ),
     ],
 )
 def test_another_run_cannot_go_on_with_it(whole, change, message):
@@ -209,7 +210,7 @@ def test_a_signal_saves_the_last_whole_round(whole, tmp_path, signum, monkeypatc
     with pytest.raises(Interrupted, match="stopped after round 3 of 5, which is saved") as caught:
         run_tiny(tmp_path / "run", checkpoint_every=100, executor="serial")
     assert caught.value.signum == signum
-    assert RunFolder(tmp_path / "run").about("last")["round"] == 3
+    assert RunFolder(tmp_path / "run").checkpoints.read_info("last")["round"] == 3
     run_tiny(tmp_path / "run", "last", checkpoint_every=100)
     assert content(tmp_path / "run") == whole[1]
 
@@ -223,7 +224,7 @@ def test_an_error_of_any_kind_saves_the_last_whole_round(whole, tmp_path, hook):
     callback = type("Failing", (FederatedCallback,), {hook: fail})()
     with pytest.raises(ZeroDivisionError):
         run_tiny(tmp_path / "run", checkpoint_every=100, callbacks=callback)
-    assert RunFolder(tmp_path / "run").about("last")["round"] == (4 if hook == "on_round_end" else 3)
+    assert RunFolder(tmp_path / "run").checkpoints.read_info("last")["round"] == (4 if hook == "on_round_end" else 3)
     run_tiny(tmp_path / "run", "last", checkpoint_every=100)
     assert content(tmp_path / "run") == whole[1]
 
@@ -240,16 +241,15 @@ def test_a_round_that_is_not_whole_is_not_saved(whole, tmp_path, monkeypatch):
         patch.setattr(ClientStore, "adopt", adopt)
         with pytest.raises(RunError, match="the disk is full"):
             run_tiny(tmp_path / "run", checkpoint_every=2)
-    assert RunFolder(tmp_path / "run").about("last")["round"] == 2
+    assert RunFolder(tmp_path / "run").checkpoints.read_info("last")["round"] == 2
     run_tiny(tmp_path / "run", "last", checkpoint_every=2)
     assert content(tmp_path / "run") == whole[1]
 
 
 def test_an_error_while_saving_does_not_hide_the_one_before(tmp_path, monkeypatch):
-    stop_after(monkeypatch, 2)
-    monkeypatch.setattr(RunFolder, "save", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
     with pytest.raises(StopError):
-        run_tiny(tmp_path / "run", checkpoint_every=100)
+        run_tiny(tmp_path / "run", checkpoint_every=100, callbacks=StopAfter(2))
 
 
 def test_a_signal_waits_where_it_must():
@@ -299,7 +299,7 @@ def test_no_corruption_loads_silently(whole, tmp_path, file):
                 pass
         path.write_bytes(bad)
         with pytest.raises(RunError, match=file):
-            RunFolder(tmp_path / "run").load("last")
+            RunFolder(tmp_path / "run").checkpoints.load("last")
 
 
 def test_the_checkpoint_before_is_offered_and_works(whole, tmp_path):
@@ -330,23 +330,23 @@ def test_nothing_executes_from_a_file(whole, tmp_path, name, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(pickle.dumps(Payload()))
     with pytest.raises(RunError):
-        RunFolder(tmp_path / "run").load("last")
+        RunFolder(tmp_path / "run").checkpoints.load("last")
     torch.save({"x": Payload()}, tmp_path / "run" / name)
     with pytest.raises(RunError):
-        RunFolder(tmp_path / "run").load("last")
+        RunFolder(tmp_path / "run").checkpoints.load("last")
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     shutil.copytree(whole[0], tmp_path / "run")
-    folder = RunFolder(tmp_path / "run")
-    state, about = folder.load("last"), folder.about("last")
+    checkpoints = RunFolder(tmp_path / "run").checkpoints
+    state, info = checkpoints.load("last"), checkpoints.read_info("last")
     monkeypatch.setattr(
-        "fedloge.runs.folder.write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+        "fedloge.runs.checkpoint.write_whole", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
     with pytest.raises(RunError, match="cannot be written: No space left"):
-        folder.save("last", state, {})
-    assert folder.about("last") == about
+        checkpoints.save("last", state, {})
+    assert checkpoints.read_info("last") == info
     assert not (tmp_path / "run" / "checkpoints" / ".new-last").exists()
 
 
@@ -365,7 +365,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_ends_the_run_with_its_checkpoint(small_disk, whole):
     with pytest.raises(RunError, match="cannot be written: No space left on device"):
         run_tiny(small_disk / "run", rounds=10_000)
-    round = RunFolder(small_disk / "run").about("last")["round"]
+    round = RunFolder(small_disk / "run").checkpoints.read_info("last")["round"]
     assert round > 0
     shutil.copytree(small_disk / "run", small_disk.parent / "saved")
     run_tiny(small_disk.parent / "saved", "last", rounds=round + 1)
@@ -406,7 +406,7 @@ def ray_of_two():
     return Ray(workers=2)
 
 
-@pytest.mark.filterwarnings("ignore:round .* goes on without client")
+@pytest.mark.filterwarnings("ignore:round .* continues without client")
 @pytest.mark.parametrize(
     "executor",
     [Serial, lambda: Processes(2), lambda: Cohort(graphs=False), pytest.param(ray_of_two, marks=pytest.mark.slow)],
@@ -414,7 +414,7 @@ def ray_of_two():
 )
 def test_faults_never_reach_the_model(tmp_path, executor):
     run_tiny(tmp_path / "run", **faulty(executor=executor()))
-    state = RunFolder(tmp_path / "run").load("final")
+    state = RunFolder(tmp_path / "run").checkpoints.load("final")
     assert all(torch.isfinite(tensor).all() for tensor in state.shared.tensors.values())
     rows = RunFolder(tmp_path / "run").rows("faults.csv")
     expected = [(r, k) for r in range(1, 6) for k in range(10) if is_faulty(k, r, Faulty.share)]
@@ -428,13 +428,13 @@ def test_abort_ends_the_run(tmp_path):
         run_tiny(tmp_path / "run", **faulty(on_client_failure="abort"))
 
 
-@pytest.mark.filterwarnings("ignore:round .* goes on without client")
+@pytest.mark.filterwarnings("ignore:round .* continues without client")
 def test_too_few_survivors_end_the_run_saved(tmp_path):
     lost = [sum(is_faulty(k, r, Faulty.share) for k in range(10)) for r in (1, 2, 3)]
     assert lost == [1, 2, 4]
     with pytest.raises(RunError, match=r"round 3: 6 of 10 clients survived, trainer\.min_clients=0\.7"):
         run_tiny(tmp_path / "run", **faulty(min_clients=0.7, checkpoint_every=100))
-    assert RunFolder(tmp_path / "run").about("last")["round"] == 2
+    assert RunFolder(tmp_path / "run").checkpoints.read_info("last")["round"] == 2
 
 
 # The store of personal states

@@ -249,7 +249,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, make_data):
     path = tmp_path / "run" / "checkpoints" / "last" / "shared.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(RunError, match=r"shared\.safetensors' is damaged"):
-        RunFolder(tmp_path / "run").load("last")
+        RunFolder(tmp_path / "run").checkpoints.load("last")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_model_and_data_must_fit(tmp_path, make_data):
 def test_cuda_learns_what_the_cpu_learns(tmp_path, make_data):
     for name in ("cpu", "cuda"):
         run(tmp_path / name, make_data, accelerator=name)
-    first, second = (RunFolder(tmp_path / name).load("last").shared.tensors for name in ("cpu", "cuda"))
+    first, second = (RunFolder(tmp_path / name).checkpoints.load("last").shared.tensors for name in ("cpu", "cuda"))
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], atol=1e-2, rtol=1e-2)
 

@@ -63,7 +63,7 @@ def rounds(problem: Problem, executor: str, repetitions: int, clock: Clock) -> A
             callbacks=[Ticker(clock)],
         )  # fmt: skip
         trainer.fit(method, datamodule=data)
-        state = trainer.folder.load("last")
+        state = trainer.folder.checkpoints.load("last")
     arrays = to_arrays({**state.shared.tensors})
     for client, own in enumerate(state.clients):
         arrays |= to_arrays({f"personal/{client}/{name}": tensor for name, tensor in own.items()})

@@ -55,7 +55,7 @@ def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
     phases = [phase for phase in method.phases(trainer.local_epochs) if phase.epochs]
     clients = max(1, round(trainer.participation * len(trainer.population)))
     batches = sum(-(-client.num_examples // data.batch_size) for client in trainer.population) * trainer.participation
-    workers = min(getattr(trainer.executor, "workers", None) or 1, clients)
+    workers = min(trainer.executor.workers, clients)
     client = max(trainer.population, key=lambda other: other.num_examples)
     try:
         copies = [copy.deepcopy(method) for _ in phases]

@@ -72,7 +72,7 @@ def shape(folder):
     return found
 
 
-@pytest.mark.filterwarnings("ignore:round . goes on without client 2")
+@pytest.mark.filterwarnings("ignore:round . continues without client 2")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_folder_has_the_same_shape(name, tmp_path):
     RUNS[name](tmp_path / "run")

@@ -142,6 +142,11 @@ class Evaluator:
         self._features: tuple[list[Tensor], Tensor] | None = None
         self._loaded: set[str] | None = None
 
+    def protocol(self) -> dict[str, Any]:
+        """How the models are tested, for ``summary.json``."""
+        shots = {"rule": self.shot_rule, "groups": list(self.groups), "personal": self.personal_shots}
+        return {"shots": shots, "mask_absent": self.mask_absent}
+
     @torch.no_grad()
     def evaluate(self, state: FederatedState, mask_absent: MaskAbsent | None = None) -> Evaluation:
         """Test the 1 + K models of a state, with the mask asked for here or at the start."""

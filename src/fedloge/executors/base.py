@@ -93,6 +93,11 @@ class Executor(ABC):
     data: FederatedData
     settings: LocalSettings
 
+    @property
+    def workers(self) -> int:
+        """Number of clients trained at the same time, at most."""
+        return 1
+
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         """Take what is trained, on which data, and how; called before the first :meth:`run`."""
         self.method, self.data, self.settings = method, data, settings

@@ -60,6 +60,8 @@ class Processes(Executor):
         ConfigError: If ``workers`` is not between 1 and 1024.
     """
 
+    workers: int = 1
+
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None:
             check_threads("trainer.executor.workers", workers)  # this process tests with as many threads

@@ -46,10 +46,15 @@ class Ray(Executor):
         check_least("trainer.executor.workers", workers, 1)
         check_positive("trainer.executor.cpus", cpus, "One core is best for small networks.")
         check_not_negative("trainer.executor.gpus", gpus, "0 leaves the actors on the CPU.")
-        self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
+        self.address, self.asked_workers, self.cpus, self.gpus = address, workers, cpus, gpus
         self._ray: ModuleType | None = None
         self._actors: list[Any] = []
         self._equipment: Any = None
+
+    @property
+    def workers(self) -> int:
+        """Number of actors asked for; 1 where the cluster decides."""
+        return self.asked_workers or 1
 
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         """Take what is trained, and find Ray and the cluster."""
@@ -132,7 +137,7 @@ class Ray(Executor):
         if self._equipment is None:
             self._equipment = ray.put((self.method, self.data, self.settings))
         room = self._room(ray)
-        wanted = min(self.workers or room, room, tasks)
+        wanted = min(self.asked_workers or room, room, tasks)
         actor_class = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(Actor)
         while len(self._actors) < wanted:
             self._actors.append(actor_class.remote(self._equipment))

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.report.tables import accuracy_table
-from fedloge.runs.folder import without_nan
+from fedloge.system.storage import without_nan
 from fedloge.trainer import FederatedTrainer
 
 
@@ -52,7 +52,7 @@ class RunProgress(FederatedCallback):
             f"{int(sum(data.class_counts)):,} training images, IF {data.partition.imbalance_factor:g} (max/min), "
             f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
         )
-        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.first_round)}[/]", highlight=False)
+        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.progress.first_round)}[/]", highlight=False)
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(),
@@ -64,7 +64,7 @@ class RunProgress(FederatedCallback):
             console=self.console,
             disable=not redraws(self.console),
         )
-        done = trainer.first_round
+        done = trainer.progress.first_round
         self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
         self._clients = self._progress.add_task("clients", total=1, note="")
         self._progress.start()

@@ -1,4 +1,4 @@
-"""Using a run that is done: load it, take its models, test them again, realign them again."""
+"""Using a finished run: load it, take its models, test or realign them again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from fedloge.config import FedlogeCLI, SaveConfig, build
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
 from fedloge.errors import ConfigError, RunError
+from fedloge.federation.parts import Parts
+from fedloge.federation.progress import Progress
+from fedloge.federation.results import run_summary
 from fedloge.federation.state import FederatedState, Tensors
 from fedloge.inference.predictor import Predictor
 from fedloge.methods.base import Client, Method, View
@@ -25,10 +28,10 @@ class Run:
     """A run folder with its objects: :func:`load_run` rebuilds them; a run trained from Python has no configuration.
 
     Args:
-        path: The run folder.
-        trainer: As the run was trained with.
-        method: Likewise.
-        data: Likewise.
+        path: Run folder.
+        trainer: Trainer with the options of the run.
+        method: Method with the options of the run.
+        data: Data module with the options of the run.
 
     Raises:
         RunError: If the folder is not a run.
@@ -45,11 +48,11 @@ class Run:
 
     def state(self, name: str = "final") -> FederatedState:
         """The ``final`` (realigned) state, or the ``last`` one of the training."""
-        return self.folder.load(name)
+        return self.folder.checkpoints.load(name)
 
     @cached_property
     def final(self) -> FederatedState:
-        """The final state, read once; it is for reading alone."""
+        """The final state, read once; it must not be changed."""
         return self.state()
 
     def generic(self) -> Predictor:
@@ -69,7 +72,7 @@ class Run:
         return self.predictor("personal", self.client_personal(client))
 
     def generic_personal(self) -> Tensors:
-        """What stands in the generic model where a client's entries would be: for most methods nothing.
+        """The generic model's entries in place of a client's; empty for most methods.
 
         Raises:
             RunError: If the method has no generic model.
@@ -80,7 +83,7 @@ class Run:
         return self.method.generic_personal(self.final.clients, population)
 
     def client_personal(self, client: int) -> Tensors:
-        """A client's entries.
+        """Personal entries of a client.
 
         Raises:
             RunError: If the method has no personal models, or there is no such client.
@@ -92,7 +95,7 @@ class Run:
         return clients[client]
 
     def predictor(self, view: View, personal: Tensors) -> Predictor:
-        """The shared entries with these as a model of its own."""
+        """A model of its own, made of the shared entries and these."""
         method = copy.deepcopy(self.method)
         method.load(self.final.shared, personal)
         source = self.data.source
@@ -103,19 +106,23 @@ class Run:
             kind = "generic" if view == "global" else "personal"
             raise RunError(f"{type(self.method).__name__} has no {kind} model. {remedy}")
 
-    def attach(self) -> None:
-        """Load the data, for evaluation or further training."""
+    def attach(self, folder: RunFolder | None = None) -> Parts:
+        """Load the data and attach the trainer, for evaluation or further training.
+
+        Args:
+            folder: Run folder for the results; that of the run by default.
+        """
         self.data.prepare_data()
         self.data.setup("test")
-        self.trainer.attach(self.method, self.data)
-        self.trainer.folder = self.folder
+        self.trainer.attach(self.method, self.data, folder or self.folder)
+        return self.trainer.parts
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
     """Open a run folder that ``fedloge fit`` wrote.
 
     Args:
-        path: The folder.
+        path: Run folder.
         overrides: Options of ``fedloge fit`` to change, for example ``--trainer.accelerator=cpu``.
 
     Raises:
@@ -129,7 +136,7 @@ def _open(path: str | Path, cli: FedlogeCLI) -> Run:
 
 
 def run_config(path: str | Path) -> list[str]:
-    """The options of ``fedloge fit`` that repeat a run, on the very same partition.
+    """The options of ``fedloge fit`` that repeat a run on the same partition.
 
     Raises:
         RunError: If it is not a run of ``fedloge fit``.
@@ -145,34 +152,33 @@ def run_config(path: str | Path) -> list[str]:
 
 
 def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate a saved run again; nothing is written.
+    """Evaluate a finished run again; nothing is written.
 
     Returns:
-        The summary with the accuracies as they come out now.
+        Summary with the new accuracies.
     """
     run = load_run(path, overrides)
     old = run.summary
-    run.attach()
-    final = run.state("final")
-    after = run.trainer.evaluator.evaluate(final)
-    run.trainer.exchanged = {name: old[name] for name in run.trainer.exchanged}
-    before = run.trainer.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
-    return run.trainer.summarize(Result(final, before, after), old["seconds"])
+    parts, final = run.attach(), run.state("final")
+    after = parts.evaluator.evaluate(final)
+    before = parts.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
+    exchanged = {name: old[name] for name in ("bytes_up", "bytes_down")}
+    return run_summary(parts, Result(final, before, after), exchanged, old["seconds"])
 
 
 def realign_run(
     path: str | Path, options: Mapping[str, Any], output_dir: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Path]:
-    """Do stages 2 and 3 again from the trained state, with other options, into a run folder of its own.
+    """Repeat stages 2 and 3 from the trained state with other options, and write the results to a new run folder.
 
     Args:
-        path: The trained run; it is left as it is.
+        path: Trained run; it is not changed.
         options: Arguments of the method, ``ga_scale`` for example.
-        output_dir: The new run folder; None takes ``realigned-1``, ``-2``, … inside the run.
+        output_dir: New run folder; ``realigned-1``, ``-2``, … inside the run by default.
         overrides: Further options of ``fedloge fit``.
 
     Returns:
-        The summary and the new folder.
+        Summary, and path of the new folder.
     """
     source = RunFolder(path).require()
     target = RunFolder(output_dir or _next_free(source.path))
@@ -180,16 +186,14 @@ def realign_run(
     arguments = [f"--model.{name}={value}" for name, value in options.items()]
     cli = build([*run_config(path), *arguments, f"--trainer.run_dir={target.path}", *overrides])
     run = _open(path, cli)
-    state = run.state("last")
-    run.attach()
-    if run.method.finalize(state, run.trainer.population) is state:
+    state, parts = run.state("last"), run.attach(target)
+    if run.method.finalize(state, parts.population) is state:
         raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
-    target.create(overwrite=False, about=run.trainer.about())
-    run.trainer.folder = target
+    target.create(overwrite=False, info=parts.info())
     SaveConfig(cli.resolved()).on_run_start(run.trainer)
     shutil.copy(source.path / "partition.json", target.path)
     shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")
-    return run.trainer.finish(state, seconds=0.0), target.path
+    return run.trainer.finish(Progress(state)), target.path
 
 
 def _next_free(path: Path) -> Path:

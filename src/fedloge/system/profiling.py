@@ -1,4 +1,4 @@
-"""Where the time of a round went, for ``--trainer.profile=true``."""
+"""Time of a round by part, for ``--trainer.profile=true``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = {
     "step": ("[Strategy]{strategy}.training_step",),
     "optimizer": ("optimizer_step",),
 }
-"""Parts of a local fit, and what Lightning's profiler calls them; the optimiser's step is inside the training step."""
+"""Parts of a local fit by their names in Lightning's profiler; the optimiser's step lies inside the training step."""
 
 
 class Profile:
@@ -29,18 +29,29 @@ class Profile:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._open: list[float] = []
+        self._since = 0.0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
-        began = time.perf_counter()
+        """Time a block; its clock stands still while a part inside it is timed."""
+        self._charge()
+        self._open.append(0.0)
         try:
             yield
         finally:
-            self.add({name: time.perf_counter() - began})
+            self._charge()
+            self.add({name: self._open.pop()})
+
+    def _charge(self) -> None:
+        """Charge the time since the last call to the innermost open part."""
+        now = time.perf_counter()
+        if self._open:
+            self._open[-1] += now - self._since
+        self._since = now
 
     def waiting(self, items: Iterator[Item], name: str) -> Iterator[Item]:
-        """The items, and the time that they took to come."""
+        """Yield the items and time how long each takes to arrive."""
         while True:
             with self.part(name):
                 item = next(items, None)
@@ -53,19 +64,14 @@ class Profile:
         for name, value in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
 
-    def row(self) -> dict[str, float]:
-        """The round's row of ``profile.csv``."""
-        inside = self.seconds.get("wall/clients", 0.0)
-        return {**self.seconds, "wall/aggregate": self.seconds.get("wall/aggregate", 0.0) - inside}
-
 
 def fit_seconds(profiler: SimpleProfiler, strategy: str, total: float) -> dict[str, float]:
     """Seconds of a local fit by part.
 
     Args:
-        profiler: Lightning's, after the fit.
+        profiler: Lightning's profiler after the fit.
         strategy: Name of the fit's strategy class.
-        total: Of the whole fit.
+        total: Seconds of the whole fit.
     """
     recorded = profiler.recorded_durations
     found = {part: sum(sum(recorded[n.format(strategy=strategy)]) for n in names) for part, names in PARTS.items()}

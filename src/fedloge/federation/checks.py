@@ -1,0 +1,103 @@
+"""Checks before a run: method and data fit each other, and the server knows only what the method declares."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from fedloge.checks import check_choice, check_least, check_not_negative, check_share, check_threads
+from fedloge.data.datamodule import FederatedDataModule
+from fedloge.errors import ConfigError
+from fedloge.methods.base import Method, ServerData
+
+
+def check_lengths(
+    rounds: int, local_epochs: int, participation: float, evaluate_every: int, checkpoint_every: int
+) -> None:
+    """Check the trainer's options for the length of a run and of its rounds.
+
+    Raises:
+        ConfigError: If one is out of range.
+    """
+    check_least("trainer.rounds", rounds, 1)
+    check_least("trainer.local_epochs", local_epochs, 1)
+    check_least("trainer.evaluate_every", evaluate_every, 1)
+    check_least("trainer.checkpoint_every", checkpoint_every, 1)
+    if not 0 < participation <= 1:
+        remedy = "1.0 trains every client in every round."
+        raise ConfigError("trainer.participation", participation, "must lie in (0, 1]", remedy)
+
+
+def check_limits(seed: int, threads: int, on_client_failure: str, min_clients: float) -> None:
+    """Check the trainer's other options.
+
+    Raises:
+        ConfigError: If one is out of range or unknown.
+    """
+    check_not_negative("trainer.seed", seed, "Choose 0 or more.")
+    check_threads("trainer.threads", threads)
+    check_choice("trainer.on_client_failure", on_client_failure, ("retry", "skip", "abort"))
+    check_share("trainer.min_clients", min_clients)
+
+
+@contextlib.contextmanager
+def clear_accelerator_errors(accelerator: str) -> Iterator[None]:
+    """Turn Lightning's error about an accelerator into a ConfigError."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        remedy = "auto chooses one that is available."
+        raise ConfigError("trainer.accelerator", accelerator, f"cannot be used: {error}", remedy) from error
+
+
+def check_types(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
+    """Return model and data if they are a method and a federated data module.
+
+    Raises:
+        ConfigError: If one of them is something else.
+    """
+    if not isinstance(model, Method):
+        raise ConfigError("model", type(model).__name__, "is not a fedloge Method", "Subclass fedloge.Method.")
+    if not isinstance(data, FederatedDataModule):
+        remedy = "Pass fit(method, datamodule=...)."
+        raise ConfigError("datamodule", type(data).__name__, "is not a FederatedDataModule", remedy)
+    return model, data
+
+
+def check_fit(method: Method, data: FederatedDataModule) -> None:
+    """Check that method, backbone and data fit each other.
+
+    Raises:
+        ConfigError: If they do not; names the option to change.
+    """
+    method.check()
+    if method.num_classes != data.num_classes:
+        problem = f"but the data have {data.num_classes} classes"
+        raise ConfigError("model.num_classes", method.num_classes, problem, "Make them equal.")
+    if method.backbone.in_channels != data.channels:
+        problem = f"but the images have {data.channels} channel(s)"
+        remedy = f"Set --model.backbone.in_channels={data.channels}."
+        raise ConfigError("model.backbone.in_channels", method.backbone.in_channels, problem, remedy)
+
+
+def server_data(method: Method, data: FederatedDataModule) -> ServerData:
+    """The knowledge that the method declares in ``privileged``, and nothing else."""
+    counts = tuple(map(int, data.class_counts)) if "class_counts" in method.privileged else None
+    if "auxiliary" not in method.privileged:
+        return ServerData(counts)
+    images, labels = data.auxiliary_set()
+    return ServerData(counts, (images.to(next(method.parameters()).dtype), labels))
+
+
+def sha256(module: nn.Module) -> str:
+    """Hash of a module's state, including the names of its entries."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

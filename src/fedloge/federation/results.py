@@ -1,0 +1,94 @@
+"""Testing the models of a run, and writing the results to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedloge.federation.parts import Parts
+from fedloge.federation.progress import Progress
+from fedloge.federation.round import train_all
+from fedloge.federation.state import ClientStore, FederatedState
+from fedloge.methods.base import Phase
+from fedloge.runs.folder import class_rows, client_rows, confusion_rows
+from fedloge.runs.summary import Result, summarize
+
+
+def finalize_and_test(run: Parts, state: FederatedState, train: bool) -> Result:
+    """Finalise a state and test its models before and after; the state is not changed.
+
+    Args:
+        run: Parts of the run.
+        state: Trained state.
+        train: Run the training part of the method's ``finalize`` too.
+    """
+
+    def train_clients(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
+        return train_all(run.executor, start, phases, lambda failure: run.faults.record(failure, start.round))
+
+    final = run.method.finalize(state, run.population, train_clients if train else None)
+    before = run.evaluator.evaluate(state)
+    return Result(final, before, before if final is state else run.evaluator.evaluate(final))
+
+
+def write_round(run: Parts, progress: Progress, row: Mapping[str, float], result: Result, last: bool) -> None:
+    """Write the results of a round; those of the ``last`` are kept for the final tables."""
+    run.folder.append("metrics.csv", [{"round": progress.state.round, **row}])
+    if last:
+        progress.final = result
+    else:
+        write_tables(run, progress.state.round, result)
+
+
+def write_tables(run: Parts, round: int, result: Result) -> None:
+    """Append the accuracies of a round to ``per_class.csv`` and ``per_client.csv``."""
+    names, counts = run.data.class_names, run.data.class_counts
+    per_class, per_client = [], []
+    for suffix, evaluation in result.evaluations().items():
+        matrices = {"global": evaluation.global_confusion, "personal": evaluation.personal_confusion}
+        for view, matrix in matrices.items():
+            per_class += class_rows(round, view + suffix, matrix, names, counts)
+        per_client += client_rows(round, "personal" + suffix, evaluation)
+    run.folder.append("per_class.csv", per_class)
+    run.folder.append("per_client.csv", per_client)
+
+
+def write_confusion(run: Parts, result: Result) -> None:
+    """Write ``confusion.csv``."""
+    for suffix, evaluation in result.evaluations().items():
+        run.folder.append("confusion.csv", confusion_rows("global" + suffix, evaluation.global_confusion))
+        run.folder.append("confusion.csv", confusion_rows("personal" + suffix, evaluation.personal_confusion))
+
+
+def run_summary(run: Parts, result: Result, exchanged: dict[str, int], seconds: float) -> dict[str, Any]:
+    """The content of ``summary.json``.
+
+    Args:
+        run: Parts of the run.
+        result: Final models and their test results.
+        exchanged: Bytes that clients sent and received in all rounds.
+        seconds: Seconds spent on the run.
+    """
+    return {
+        "method": type(run.method).__name__,
+        "dataset": run.data.source.name,
+        "rounds": result.final.round,
+        "seed": run.seed,
+        **summarize(result, run.folder.rows("metrics.csv")),
+        **run.evaluator.protocol(),
+        "privileged": list(run.method.privileged),
+        "finalized": run.method.finalized,
+        **exchanged,
+        "partition_sha256": run.data.partition.sha256,
+        "personal_masked": run.evaluator.evaluate(result.final, "train").personal() or None,
+        "seconds": round(seconds, 3),
+    }
+
+
+def accuracies(run: Parts, state: FederatedState) -> str:
+    """The generic and personal accuracy of a run that stops early, in parentheses; empty before the first round."""
+    if state.round == 0:
+        return ""
+    scalars = finalize_and_test(run, state, train=False).scalars()
+    known = {"GM": scalars.get("global/acc"), "PM": scalars.get("personal/acc_mean")}
+    return " (" + ", ".join(f"{name} {100 * value:.1f} %" for name, value in known.items() if value is not None) + ")"
