@@ -16,7 +16,7 @@ from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.shots import SHOTS
 from fedloge.report.run_data import run_names
-from fedloge.system.storage import clear_os_errors
+from fedloge.system.storage import clear_os_errors, map_floats
 
 RESULT = "analysis.json"
 
@@ -203,11 +203,5 @@ def _norm_rows(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def _tidy(content: Any) -> Any:
-    """JSON values with seven digits, and None for numbers that do not exist."""
-    if isinstance(content, Mapping):
-        return {key: _tidy(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_tidy(value) for value in content]
-    if isinstance(content, float):
-        return float(f"{content:.7g}") if math.isfinite(content) else None
-    return content
+    """JSON values with seven digits, and None for numbers that are not finite."""
+    return map_floats(content, lambda number: float(f"{number:.7g}") if math.isfinite(number) else None)

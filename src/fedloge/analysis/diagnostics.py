@@ -15,7 +15,7 @@ from fedloge.analysis.features import Features, Subject
 from fedloge.analysis.pruning import RATIOS, pruning_curves
 from fedloge.analysis.tsne import tsne_of_means
 from fedloge.collapse.measurement import measure_batches
-from fedloge.report.figures.base import thin
+from fedloge.plotting import thin
 
 Analysis = dict[str, Any]
 """The content of ``analysis.json``."""

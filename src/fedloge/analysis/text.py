@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedloge.analysis.figures import head_symbol
-from fedloge.collapse.lab.output import cell
-from fedloge.report.headline import Table
-from fedloge.report.text import markdown_table
+from fedloge.tables import from_rows
 
 Analysis = Mapping[str, Any]
 
@@ -75,7 +73,7 @@ def comparison_markdown(results: Mapping[str, Analysis], figures: Sequence[str])
         "the scale of the features; m and v alone do."
     )
     pictures = [f"![{name.removesuffix('.png')}]({name})" for name in figures]
-    return "\n\n".join([f"# Analysis of {', '.join(results)}", _table("", rows), note, *pictures]) + "\n"
+    return "\n\n".join([f"# Analysis of {', '.join(results)}", from_rows("", rows).markdown(), note, *pictures]) + "\n"
 
 
 def degeneration_topic(result: Analysis) -> list[str]:
@@ -84,7 +82,7 @@ def degeneration_topic(result: Analysis) -> list[str]:
     columns = [name for name in found if name not in ("groups", "classes", "curves")]
     rows = [{"classes": "all", **{name: found[name] for name in columns}}]
     rows += [{"classes": group, **values} for group, values in found["groups"].items()]
-    return [_table("Feature degeneration (Fig. 1)", rows), " ".join(_degeneration_reading(result))]
+    return [from_rows("Feature degeneration (Fig. 1)", rows).markdown(), " ".join(_degeneration_reading(result))]
 
 
 def _degeneration_reading(result: Analysis) -> list[str]:
@@ -146,7 +144,7 @@ def pruning_topic(result: Analysis) -> list[str]:
         "hold nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also "
         "shifts the balance between frequent and rare classes."
     )
-    return [_table("Pruning (Fig. 3)", rows), reading]
+    return [from_rows("Pruning (Fig. 3)", rows).markdown(), reading]
 
 
 def tsne_topic(result: Analysis) -> list[str]:
@@ -157,7 +155,7 @@ def tsne_topic(result: Analysis) -> list[str]:
         "Distance of a class mean to its nearest neighbour, on the map and before it (standardised means, divided by "
         "√d). The map has no scale and one seed: do not compare its distances between runs, compare those before it."
     )
-    return [_table("Class means (Fig. 6)", [{name: found[name] for name in names}]), reading]
+    return [from_rows("Class means (Fig. 6)", [{name: found[name] for name in names}]).markdown(), reading]
 
 
 def frames_topic(result: Analysis) -> list[str]:
@@ -171,7 +169,7 @@ def frames_topic(result: Analysis) -> list[str]:
         f"{result['run']['classes']} classes has {ideal['angle']:.3f}° and cosine {ideal['cos']:.4f} everywhere, "
         "variances of zero. Heads of clients: statistics of each, averaged; their rows of absent classes are included."
     )
-    return [_table("Angles and norms (Fig. 7, Table 6)", rows), reading]
+    return [from_rows("Angles and norms (Fig. 7, Table 6)", rows).markdown(), reading]
 
 
 def norms_topic(result: Analysis) -> list[str]:
@@ -189,7 +187,7 @@ def norms_topic(result: Analysis) -> list[str]:
         "the clients, each over the classes that it has. The closed form M/(2(M+1)), ¼ for one layer, is for free "
         "features, squared error and weight decay: none of these holds here, so it is a yardstick and not a test."
     )
-    return [_table("Norms against class sizes", rows), reading]
+    return [from_rows("Norms against class sizes", rows).markdown(), reading]
 
 
 def collapse_topic(result: Analysis) -> list[str]:
@@ -205,13 +203,7 @@ def collapse_topic(result: Analysis) -> list[str]:
         "(one above all) look more collapsed than they are. "
         "docs/neural_collapse.md defines every column."
     )
-    return [_table("Neural collapse", rows), reading]
-
-
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [[cell(value) for value in row.values()] for row in rows]
-    words = sum(isinstance(value, str) and not value[:1].isdigit() for value in rows[0].values())
-    return markdown_table(Table(title, list(rows[0]), cells, names=words))
+    return [from_rows("Neural collapse", rows).markdown(), reading]
 
 
 TOPICS: Mapping[str, Callable[[Analysis], list[str]]] = {

@@ -18,15 +18,15 @@ from rich.table import Table
 from torchmetrics.functional import spearman_corrcoef
 
 from fedloge.analysis.analyze import RESULT, analyze_run
-from fedloge.analysis.figures import FIGURES, heat_map
+from fedloge.analysis.figures import FIGURES
 from fedloge.analysis.frames import cosines
 from fedloge.analysis.text import headline
-from fedloge.collapse.lab.figures import new_figure
 from fedloge.errors import ConfigError, FedlogeError
 from fedloge.etf import SSEC, sse_c
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study import Entry, Study
 from fedloge.experiments.tables import COLUMNS, column_values, read_summary
+from fedloge.plotting import heat_map, new_figure
 from fedloge.report.tables import MASKED, PRIVILEGES
 from fedloge.runs.folder import RunFolder
 from fedloge.system.storage import clear_os_errors

@@ -14,8 +14,8 @@ from plotly.offline import get_plotlyjs
 from fedloge.report import headline
 from fedloge.report.figures import classes, clients, curves, heads
 from fedloge.report.figures.base import Panel
-from fedloge.report.headline import Table
 from fedloge.report.run_data import RunData
+from fedloge.tables import Table
 
 NO_MODEL = {
     "global": "This method has no generic model.",

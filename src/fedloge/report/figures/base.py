@@ -7,21 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from fedloge.data.splits import Ints
-
-SHOT_COLORS = {"many": "#4a86c5", "medium": "#dda333", "few": "#c4576b"}
-"""Of many-, medium- and few-shot classes; told apart with every kind of colour blindness."""
-
-RUN_COLORS = ("#3b82c4", "#d98324", "#3a9d6e", "#c05299", "#8b6fd0", "#a3852c", "#5aa9c9", "#b5534b")
-"""Of runs in the order given; repeated after the last."""
-
-MUTED = "#808a98"
-"""Marks of second rank, visible on a light and on a dark ground."""
-
-MAX_CLASSES = 200
-"""Heat maps show at most so many classes: more could neither be told apart nor kept in a page of a few megabytes."""
+from fedloge.plotting import MAX_CLASSES
+from fedloge.plotting import percent as percent
 
 VIEWS = {"global": "generic", "personal": "personal"}
 """Views of a method and what the report calls their models."""
@@ -148,19 +135,6 @@ def numbers(values: Iterable[float], digits: int = 4) -> list[float | None]:
 def grid(values: Iterable[Iterable[float]], digits: int = 3) -> list[list[float | None]]:
     """:func:`numbers` of every row."""
     return [numbers(row, digits) for row in values]
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent, a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NARROW NO-BREAK SPACE}%"
-
-
-def thin(order: Ints, limit: int = MAX_CLASSES) -> Ints:
-    """At most ``limit`` entries of an order, evenly spaced."""
-    if len(order) <= limit:
-        return order
-    chosen: Ints = order[np.linspace(0, len(order) - 1, limit).round().astype(np.int64)]
-    return chosen
 
 
 def thinned_note(num_classes: int) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.evaluation.shots import SHOTS
+from fedloge.plotting import SHOT_COLORS, percent, thin
 from fedloge.report.figures.base import (
     BEFORE_BAR,
-    SHOT_COLORS,
     VIEWS,
     Control,
     Json,
@@ -23,9 +23,7 @@ from fedloge.report.figures.base import (
     heat_names,
     layout,
     numbers,
-    percent,
     percent_axis,
-    thin,
     thinned_note,
 )
 from fedloge.report.run_data import BEFORE, Confusion, RunData

@@ -10,11 +10,9 @@ import numpy as np
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats, shares
 from fedloge.evaluation.shots import SHOTS
+from fedloge.plotting import MUTED, RUN_COLORS, SHOT_COLORS, percent, thin
 from fedloge.report.figures.base import (
     BEFORE_BAR,
-    MUTED,
-    RUN_COLORS,
-    SHOT_COLORS,
     Control,
     Json,
     Option,
@@ -27,9 +25,7 @@ from fedloge.report.figures.base import (
     heat_names,
     layout,
     numbers,
-    percent,
     percent_axis,
-    thin,
     thinned_note,
 )
 from fedloge.report.run_data import BEFORE, ClientScores, RunData

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedloge.data.statistics import Floats
+from fedloge.plotting import RUN_COLORS
 from fedloge.report.figures.base import (
-    RUN_COLORS,
     Control,
     Json,
     Option,

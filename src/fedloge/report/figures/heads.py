@@ -11,9 +11,8 @@ from torch.nn import functional
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.etf import geometry
+from fedloge.plotting import MUTED, RUN_COLORS, SYMBOLS, thin
 from fedloge.report.figures.base import (
-    MUTED,
-    RUN_COLORS,
     Control,
     Json,
     Option,
@@ -25,14 +24,10 @@ from fedloge.report.figures.base import (
     heat_names,
     layout,
     numbers,
-    thin,
     thinned_note,
 )
 from fedloge.report.figures.clients import client_label
 from fedloge.report.run_data import HeadNorms, RunData
-
-SYMBOLS = {"psi": "ψ", "phi": "φₖ", "sse": "SSE\N{NON-BREAKING HYPHEN}C"}
-"""How the paper writes the modules of FedLoGe."""
 
 MAX_PAIRED = 2000
 """Classes of which all pairs are measured: beyond that their angles take gigabytes of memory."""
