@@ -32,6 +32,15 @@ def flatten(options: Options, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def flatten_objects(options: Options, prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names without ``init_args``; an object's own name stands for its class."""
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        inner = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}" if prefix else str(key)
+        flat.update(flatten_objects(value, inner) if isinstance(value, Mapping) else {inner: value})
+    return flat
+
+
 def meaning(options: Options) -> dict[str, Any]:
     """Nested options by their dotted names, without those that do not change a result."""
     return {name: value for name, value in flatten(options).items() if not name.startswith(EXECUTION)}

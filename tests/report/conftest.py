@@ -12,8 +12,9 @@ from fedloge.data.partition import Partition
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import ClientScore, Evaluation
 from fedloge.evaluation.shots import shots
-from fedloge.runs.folder import RunFolder, class_rows, client_rows, confusion_rows
+from fedloge.runs.folder import RunFolder
 from fedloge.runs.summary import Result, summarize
+from fedloge.runs.tables import class_rows, client_rows, confusion_rows
 
 
 def make_partition(num_classes, num_clients, rng):
@@ -76,7 +77,7 @@ def write_run(
     """A finished run in a folder."""
     rng = np.random.default_rng(seed)
     folder = RunFolder(path)
-    folder.create(overwrite=False, about={"seed": seed, "device": "cpu"})
+    folder.create(False, {"seed": seed, "device": "cpu"})
     folder.write_text("config.yaml", config.format(seed=seed))
     partition = make_partition(num_classes, num_clients, np.random.default_rng(0))
     partition.save(folder.path / "partition.json")
@@ -89,9 +90,8 @@ def write_run(
             write_tables(folder, number, result, names, partition.train_counts.sum(0))
         costs = {"train/loss": 2 / number, "comm/bytes_up": 10**6, "comm/bytes_down": 2 * 10**6, "time/round_s": 0.5}
         folder.append("metrics.csv", [{"round": number, **result.scalars(), **costs}])
-    for suffix, evaluation in result.evaluations().items():
-        folder.append("confusion.csv", confusion_rows("global" + suffix, evaluation.global_confusion))
-        folder.append("confusion.csv", confusion_rows("personal" + suffix, evaluation.personal_confusion))
+    for before, evaluation in result.evaluations().items():
+        folder.append("confusion.csv", confusion_rows(evaluation, before))
     write_states(folder, num_classes, num_clients, dim, views, realigned)
     about = {"method": "FedLoGe" if realigned else "FedAvg", "dataset": "synthetic", "rounds": rounds, "seed": seed}
     protocol = {
@@ -106,11 +106,9 @@ def write_run(
 
 
 def write_tables(folder, number, result, names, counts):
-    for suffix, evaluation in result.evaluations().items():
-        rows = class_rows(number, "global" + suffix, evaluation.global_confusion, names, counts)
-        rows += class_rows(number, "personal" + suffix, evaluation.personal_confusion, names, counts)
-        folder.append("per_class.csv", rows)
-        folder.append("per_client.csv", client_rows(number, "personal" + suffix, evaluation))
+    for before, evaluation in result.evaluations().items():
+        folder.append("per_class.csv", class_rows(number, evaluation, before, names, counts))
+        folder.append("per_client.csv", client_rows(number, evaluation, before))
 
 
 def write_states(folder, num_classes, num_clients, dim, views, realigned):

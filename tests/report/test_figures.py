@@ -7,6 +7,7 @@ from fedloge.plotting import MAX_CLASSES, percent
 from fedloge.report import headline
 from fedloge.report.figures import classes, clients, curves, heads
 from fedloge.report.run_data import read_run, read_runs
+from fedloge.runs.tables import ModelView
 
 
 @pytest.fixture
@@ -56,7 +57,8 @@ def test_plotly_accepts_runs_side_by_side(make_run):
 def test_bars_hold_the_accuracies_most_frequent_class_first(run):
     panel = classes.class_accuracy(run, "global", "key")
     bars = {name: y for trace in panel.data[:3] for name, y in zip(trace["x"], trace["y"], strict=True)}
-    np.testing.assert_allclose([bars[name] for name in run.class_names], run.class_accuracy["global"], atol=1e-4)
+    accuracy = run.class_accuracy[ModelView("global")]
+    np.testing.assert_allclose([bars[name] for name in run.class_names], accuracy, atol=1e-4)
     assert [trace["name"] for trace in panel.data] == ["many", "medium", "few", "before"]
     assert panel.layout["xaxis"]["categoryarray"] == [run.class_names[c] for c in np.argsort(-run.class_counts)]
     assert "global test set, round 4" in panel.caption
@@ -65,8 +67,8 @@ def test_bars_hold_the_accuracies_most_frequent_class_first(run):
 def test_bars_can_be_sorted(run):
     options = {o.label: o.layout for o in classes.class_accuracy(run, "global", "key").control.options}
     order = [run.class_names.index(name) for name in options["accuracy"]["xaxis.categoryarray"]]
-    assert np.all(np.diff(run.class_accuracy["global"][order]) <= 0)
-    gain = run.class_accuracy["global"] - run.class_accuracy["global_before"]
+    assert np.all(np.diff(run.class_accuracy[ModelView("global")][order]) <= 0)
+    gain = run.class_accuracy[ModelView("global")] - run.class_accuracy[ModelView("global", before=True)]
     order = [run.class_names.index(name) for name in options["gain by realignment"]["xaxis.categoryarray"]]
     assert np.all(np.diff(gain[order]) <= 1e-9)
 
@@ -78,7 +80,7 @@ def test_rows_of_the_confusion_matrix_add_up_to_one(run):
 
 
 def test_the_worst_client_is_named(run):
-    scores = run.clients["personal"]
+    scores = run.clients[ModelView("personal")]
     worst = int(np.argmin(scores.accuracy))
     panel = clients.client_accuracy(run, "key")
     assert f"Worst tenth: client {scores.client[worst]} ({percent(scores.accuracy[worst])} of" in panel.caption
@@ -126,8 +128,8 @@ def test_heat_maps_of_many_classes_are_thinned_and_say_so(make_run):
 
 def test_a_step_after_the_last_round_alone_does_not_move_the_rounds_before(run):
     run.metrics["before_realignment/personal/acc_mean"][:-1] = np.nan
-    after = curves.stage_values(run, "", "personal/acc_mean")
-    before = curves.stage_values(run, "before_realignment/", "personal/acc_mean")
+    after = curves.stage_values(run, ModelView("personal"), "acc_mean")
+    before = curves.stage_values(run, ModelView("personal", before=True), "acc_mean")
     assert np.isnan(after[:-1]).all()
     assert not np.isnan(before).any()
     assert after[-1] == run.metrics["personal/acc_mean"][-1]

@@ -7,26 +7,29 @@ from safetensors.torch import load_file
 
 from fedloge.errors import RunError
 from fedloge.report.run_data import Confusion, read_run, read_runs
+from fedloge.runs.tables import VIEWS, ModelView
 
 
 def test_everything_is_read_from_the_files(run_folder):
     run = read_run(run_folder)
     assert (run.name, run.method, len(run.class_names)) == ("first", "FedLoGe", 10)
-    assert set(run.class_accuracy) == {"global", "global_before", "personal", "personal_before"}
+    assert set(run.class_accuracy) == set(VIEWS)
     assert run.config["model"] == "fedloge.FedLoGe"
     assert run.config["model.gamma"] == 1.0
     assert run.last_step == "realignment"
     assert run.metrics["round"].tolist() == [1, 2, 3, 4]
-    assert len(run.clients["personal"].client) == 6
+    assert len(run.clients[ModelView("personal")].client) == 6
 
 
 def test_the_parts_fit_together(run_folder):
     """Confusion matrix, table by class and summary are three files; they tell the same accuracy."""
     run = read_run(run_folder)
-    matrix = run.confusion["global"].block(np.arange(10))
-    np.testing.assert_allclose(matrix.diagonal() / matrix.sum(1), run.class_accuracy["global"])
+    matrix = run.confusion[ModelView("global")].block(np.arange(10))
+    np.testing.assert_allclose(matrix.diagonal() / matrix.sum(1), run.class_accuracy[ModelView("global")])
     assert matrix.diagonal().sum() / matrix.sum() == pytest.approx(run.headline("global")["acc"])
-    assert run.clients["personal"].accuracy.mean() == pytest.approx(run.headline("personal")["acc_mean"], abs=1e-6)
+    assert run.clients[ModelView("personal")].accuracy.mean() == pytest.approx(
+        run.headline("personal")["acc_mean"], abs=1e-6
+    )
     assert run.metrics["global/acc"][-1] == pytest.approx(run.headline("global")["acc"], abs=1e-6)
 
 
@@ -51,7 +54,7 @@ def test_heads_and_frames(run_folder):
 
 
 def test_the_worst_tenth_is_at_least_one_client(run_folder):
-    scores = read_run(run_folder).clients["personal"]
+    scores = read_run(run_folder).clients[ModelView("personal")]
     assert scores.worst_tenth().tolist() == [int(np.argmin(scores.accuracy))]
 
 
@@ -66,8 +69,8 @@ def test_a_step_that_changed_nothing_is_left_out(make_run):
     assert run.last_step == "fine-tuning"
     assert not run.changed("global")
     assert run.changed("personal")
-    assert "global_before" not in run.class_accuracy
-    assert "personal_before" in run.class_accuracy
+    assert ModelView("global", before=True) not in run.class_accuracy
+    assert ModelView("personal", before=True) in run.class_accuracy
     assert not any(column.startswith("before_realignment/global/") for column in run.metrics)
 
 

@@ -1,7 +1,6 @@
 import pytest
-import torch
 
-from fedloge.runs.folder import RunFolder, confusion_rows
+from fedloge.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -24,9 +23,3 @@ def test_no_rows_make_no_file(folder):
     folder.append("none.csv", [])
     assert folder.rows("none.csv") == []
     assert not (folder.path / "none.csv").exists()
-
-
-def test_confusion_rows_are_the_cells_that_are_not_zero():
-    rows = confusion_rows("global", torch.tensor([[3, 0], [1, 2]]))
-    assert [tuple(row.values()) for row in rows] == [("global", 0, 0, 3), ("global", 1, 0, 1), ("global", 1, 1, 2)]
-    assert confusion_rows("personal", None) == []

@@ -15,7 +15,7 @@ from fedloge.analysis.text import comparison_markdown, headline, markdown
 from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.shots import SHOTS
-from fedloge.report.run_data import run_names
+from fedloge.runs.tables import run_names
 from fedloge.system.storage import clear_os_errors, map_floats
 
 RESULT = "analysis.json"

@@ -97,6 +97,11 @@ class Evaluation:
         }
         return result | {f"acc_{s}": _mean([score.groups[s] for score in self.clients]) for s in SHOTS}
 
+    def confusions(self) -> dict[View, Tensor]:
+        """Confusion matrices [C, C] of the models that the method has."""
+        matrices: dict[View, Tensor | None] = {"global": self.global_confusion, "personal": self.personal_confusion}
+        return {model: matrix for model, matrix in matrices.items() if matrix is not None}
+
     def scalars(self, prefix: str = "") -> dict[str, float]:
         """All of it under the names of ``metrics.csv``."""
         views = {"global": self.generic(), "personal": self.personal()}

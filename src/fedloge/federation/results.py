@@ -10,8 +10,9 @@ from fedloge.federation.progress import Progress
 from fedloge.federation.round import train_all
 from fedloge.federation.state import ClientStore, FederatedState
 from fedloge.methods.base import Phase
-from fedloge.runs.folder import class_rows, client_rows, confusion_rows
+from fedloge.runs.measures import headline_text
 from fedloge.runs.summary import Result, summarize
+from fedloge.runs.tables import class_rows, client_rows, confusion_rows
 
 
 def finalize_and_test(run: Parts, state: FederatedState, train: bool) -> Result:
@@ -43,21 +44,15 @@ def write_round(run: Parts, progress: Progress, row: Mapping[str, float], result
 def write_tables(run: Parts, round: int, result: Result) -> None:
     """Append the accuracies of a round to ``per_class.csv`` and ``per_client.csv``."""
     names, counts = run.data.class_names, run.data.class_counts
-    per_class, per_client = [], []
-    for suffix, evaluation in result.evaluations().items():
-        matrices = {"global": evaluation.global_confusion, "personal": evaluation.personal_confusion}
-        for view, matrix in matrices.items():
-            per_class += class_rows(round, view + suffix, matrix, names, counts)
-        per_client += client_rows(round, "personal" + suffix, evaluation)
-    run.folder.append("per_class.csv", per_class)
-    run.folder.append("per_client.csv", per_client)
+    for before, evaluation in result.evaluations().items():
+        run.folder.append("per_class.csv", class_rows(round, evaluation, before, names, counts))
+        run.folder.append("per_client.csv", client_rows(round, evaluation, before))
 
 
 def write_confusion(run: Parts, result: Result) -> None:
     """Write ``confusion.csv``."""
-    for suffix, evaluation in result.evaluations().items():
-        run.folder.append("confusion.csv", confusion_rows("global" + suffix, evaluation.global_confusion))
-        run.folder.append("confusion.csv", confusion_rows("personal" + suffix, evaluation.personal_confusion))
+    for before, evaluation in result.evaluations().items():
+        run.folder.append("confusion.csv", confusion_rows(evaluation, before))
 
 
 def run_summary(run: Parts, result: Result, exchanged: dict[str, int], seconds: float) -> dict[str, Any]:
@@ -90,5 +85,4 @@ def accuracies(run: Parts, state: FederatedState) -> str:
     if state.round == 0:
         return ""
     scalars = finalize_and_test(run, state, train=False).scalars()
-    known = {"GM": scalars.get("global/acc"), "PM": scalars.get("personal/acc_mean")}
-    return " (" + ", ".join(f"{name} {100 * value:.1f} %" for name, value in known.items() if value is not None) + ")"
+    return " (" + ", ".join(f"{text} %" for text in headline_text(scalars)) + ")"

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedloge.evaluation.shots import SHOTS
+from fedloge.methods.base import View
 from fedloge.report.figures.base import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
 from fedloge.report.tables import MASKED, PRIVILEGES
+from fedloge.runs.measures import GENERIC, GM, KINDS, MEASURES, PERSONAL, PM, WORST_TENTH, Measure, read_all
+from fedloge.runs.tables import ModelView
 
-GENERIC = {"accuracy": "acc", "many": "acc_many", "medium": "acc_medium", "few": "acc_few"}
-PERSONAL = {
-    "mean": "acc_mean",
-    "std": "acc_std",
-    "worst tenth": "acc_worst_decile",
-    "many": "acc_many",
-    "medium": "acc_medium",
-    "few": "acc_few",
-}
-"""Columns of the tables and the keys of ``summary.json`` that fill them."""
-
-OVER_SEEDS = {
-    "GM": ("global", "acc"),
-    "GM few": ("global", "acc_few"),
-    "PM": ("personal", "acc_mean"),
-    "PM worst tenth": ("personal", "acc_worst_decile"),
-}
-"""Columns of the table over seeds: view and key of ``summary.json``."""
+OVER_SEEDS = {"GM": GM, "GM few": MEASURES["few"], "PM": PM, "PM worst tenth": WORST_TENTH}
+"""Columns of the table over seeds."""
 
 NOT_SETTINGS = ("trainer.seed", "trainer.run_dir", "trainer.overwrite", "trainer.threads", "seed_everything", "report")
 """Options in which runs of one setting may differ."""
@@ -148,7 +134,7 @@ def shot_words(runs: Sequence[RunData]) -> str:
     return "; ".join(f"{name}: {text}" for name, text in words.items())
 
 
-def stages(run: RunData, view: str) -> list[tuple[str, bool]]:
+def stages(run: RunData, view: View) -> list[tuple[str, bool]]:
     """What the rows of a run are called, and whether they are from before the last step, if that changed anything."""
     if not run.changed(view):
         return [("as trained", False)]
@@ -204,7 +190,7 @@ def _personal_card(run: RunData) -> Card | None:
 
 
 def _worst_card(run: RunData) -> Card | None:
-    part, scores = run.headline("personal"), run.clients.get("personal")
+    part, scores = run.headline("personal"), run.clients.get(ModelView("personal"))
     if part is None or scores is None:
         return None
     meaning = "mean accuracy of the tenth of the clients whose personal models do worst."
@@ -223,7 +209,7 @@ def _cost_card(run: RunData) -> Card | None:
     return Card("Time of a round", f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s", meaning, details)
 
 
-def _change(run: RunData, view: str, key: str) -> list[str]:
+def _change(run: RunData, view: View, key: str) -> list[str]:
     before, after = run.headline(view, before=True), run.headline(view)
     if not run.changed(view) or not before or not after or before[key] is None or after[key] is None:
         return []
@@ -237,14 +223,14 @@ def _alpha(run: RunData) -> str:
 # Tables ------------------------------------------------------------------------------------------------------
 
 
-def _accuracies(title: str, runs: Sequence[RunData], view: str, columns: Mapping[str, str]) -> Table | None:
+def _accuracies(title: str, runs: Sequence[RunData], view: View, measures: Sequence[Measure]) -> Table | None:
     rows = []
     for run in runs:
         for stage, before in stages(run, view):
             part = run.headline(view, before)
             if part is not None:
-                rows.append([run.name, run.method, stage, *(percent(part[key]) for key in columns.values())])
-    table = Table(title, ["run", "method", "classifiers", *columns], rows, names=3)
+                rows.append([run.name, run.method, stage, *(percent(part[measure.name]) for measure in measures)])
+    table = Table(title, ["run", "method", "classifiers", *(measure.label for measure in measures)], rows, names=3)
     return (table if len(runs) > 1 else _without_run(table)) if rows else None
 
 
@@ -263,19 +249,16 @@ def _over_seeds(runs: Sequence[RunData]) -> Table | None:
     rows = []
     for group in settings.values():
         if len({run.summary["seed"] for run in group}) == len(group) > 1:
-            for stage, before in max((stages(group[0], view) for view in ("global", "personal")), key=len):
-                cells = [_mean_std(group, view, key, before) for view, key in OVER_SEEDS.values()]
+            for stage, before in max((stages(group[0], view) for view in KINDS), key=len):
+                cells = [_mean_std(group, measure, before) for measure in OVER_SEEDS.values()]
                 rows.append([group[0].method, f"{len(group)} seeds", stage, *cells])
     title = "Mean ± sample standard deviation over runs that differ in the seed alone"
     return Table(title, ["method", "runs", "classifiers", *OVER_SEEDS], rows, names=3) if rows else None
 
 
-def _mean_std(group: Sequence[RunData], view: str, key: str, before: bool) -> str:
-    parts = [run.headline(view, before) for run in group]
-    values = [100 * part[key] for part in parts if part is not None and part[key] is not None]
-    if len(values) < len(group):
-        return "–"
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} %"
+def _mean_std(group: Sequence[RunData], measure: Measure, before: bool) -> str:
+    values = read_all((run.summary["before_realignment"] if before else run.summary for run in group), measure)
+    return f"{measure.text(values)} %" if len(values) == len(group) else "–"
 
 
 def _value(value: object) -> str:

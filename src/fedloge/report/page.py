@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -11,13 +11,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from fedloge.methods.base import View
 from fedloge.report import headline
 from fedloge.report.figures import classes, clients, curves, heads
 from fedloge.report.figures.base import Panel
 from fedloge.report.run_data import RunData
+from fedloge.runs.tables import ModelView
 from fedloge.tables import Table
 
-NO_MODEL = {
+NO_MODEL: Mapping[View, str] = {
     "global": "This method has no generic model.",
     "personal": "This method has no personal models.",
 }
@@ -131,12 +133,16 @@ def _arranged(runs: Sequence[RunData], bars: int, *rows: Sequence[Cell]) -> list
 
 
 def _by_view(
-    runs: Sequence[RunData], key: str, make: Callable[[RunData, str, str], Panel | None]
+    runs: Sequence[RunData], key: str, make: Callable[[RunData, View, str], Panel | None]
 ) -> Iterator[list[Cell]]:
     """A row for the generic and one for the personal models."""
     for view, absent in NO_MODEL.items():
         yield [
-            Cell(run.name, make(run, view, f"{key}-{view}-{k}"), NOT_WRITTEN if view in run.class_accuracy else absent)
+            Cell(
+                run.name,
+                make(run, view, f"{key}-{view}-{k}"),
+                NOT_WRITTEN if ModelView(view) in run.class_accuracy else absent,
+            )
             for k, run in enumerate(runs)
         ]
 

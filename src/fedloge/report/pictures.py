@@ -14,12 +14,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.evaluation.shots import SHOTS
+from fedloge.methods.base import View
 from fedloge.plotting import MUTED, RUN_COLORS, SHOT_COLORS, png, thin
 from fedloge.report import headline
-from fedloge.report.figures.base import VIEWS
 from fedloge.report.figures.curves import run_color, stage_values
 from fedloge.report.figures.heads import head_stages, symbol
-from fedloge.report.run_data import BEFORE, OLD, RunData
+from fedloge.report.run_data import RunData
+from fedloge.runs.measures import GM, KINDS, PM
+from fedloge.runs.tables import ModelView
 
 DPI = 130
 
@@ -35,7 +37,7 @@ def picture(runs: Sequence[RunData]) -> bytes:
     figure.suptitle(_title(runs), fontsize=13)
     heights = [1, len(panels) if len(runs) > 1 else 3]
     top, rest = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
-    for axes, view in zip(top.subplots(1, 2), VIEWS, strict=True):
+    for axes, view in zip(top.subplots(1, 2), KINDS, strict=True):
         _curve_panel(axes, runs, view)
     if len(runs) > 1:
         for row, panel in zip(rest.subplots(len(panels), len(runs)), panels, strict=True):
@@ -77,16 +79,18 @@ def _title(runs: Sequence[RunData]) -> str:
 Panel = Callable[[Axes, RunData], None]
 
 
-def _curve_panel(axes: Axes, runs: Sequence[RunData], view: str) -> None:
-    column = "global/acc" if view == "global" else "personal/acc_mean"
+def _curve_panel(axes: Axes, runs: Sequence[RunData], view: View) -> None:
+    shown, old = ModelView(view), ModelView(view, before=True)
+    key = {"global": GM, "personal": PM}[view].name
+    column = shown.prefix + key
     for position, run in enumerate(runs):
         if column in run.metrics:
             color, rounds = run_color(position), run.metrics["round"]
             label = run.name if len(runs) > 1 else f"after {run.last_step}" if run.changed(view) else "as trained"
-            axes.plot(rounds, 100 * stage_values(run, "", column), color=color, label=label, marker=".", ms=4)
-            if OLD + column in run.metrics:
-                old = "as trained" if len(runs) == 1 else None
-                axes.plot(rounds, 100 * stage_values(run, OLD, column), color=color, alpha=0.7, ls=":", label=old)
+            axes.plot(rounds, 100 * stage_values(run, shown, key), color=color, label=label, marker=".", ms=4)
+            if old.prefix + key in run.metrics:
+                label = "as trained" if len(runs) == 1 else ""
+                axes.plot(rounds, 100 * stage_values(run, old, key), color=color, alpha=0.7, ls=":", label=label)
     title = "generic model, global test set" if view == "global" else "personal models, own test sets, mean of clients"
     _percent_axes(axes, title, "round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -96,11 +100,11 @@ def _curve_panel(axes: Axes, runs: Sequence[RunData], view: str) -> None:
         _absent(axes, "no learning curves")
 
 
-def _class_panel(view: str) -> Panel:
+def _class_panel(view: View) -> Panel:
     def panel(axes: Axes, run: RunData) -> None:
-        after, before = run.class_accuracy.get(view), run.class_accuracy.get(view + BEFORE)
+        after, before = (run.class_accuracy.get(ModelView(view, before)) for before in (False, True))
         if after is None:
-            _absent(axes, f"no {VIEWS[view]} model")
+            _absent(axes, f"no {KINDS[view]} model")
             return
         order = run.by_count
         groups = np.array(run.groups)[order]
@@ -109,7 +113,7 @@ def _class_panel(view: str) -> Panel:
             axes.bar(chosen, 100 * after[order][chosen], color=SHOT_COLORS[group], label=group)
         if before is not None:
             axes.bar(range(len(order)), 100 * before[order], width=0.22, color="#00000090", label="before")
-        _percent_axes(axes, f"accuracy by class, {VIEWS[view]}, round {run.summary['rounds']}", "class")
+        _percent_axes(axes, f"accuracy by class, {KINDS[view]}, round {run.summary['rounds']}", "class")
         _names(axes, [run.class_names[c] for c in order])
         axes.set_ylim(0, 118)
         axes.legend(fontsize=8, ncols=4, loc="upper center", frameon=False, columnspacing=1.2)
@@ -118,7 +122,7 @@ def _class_panel(view: str) -> Panel:
 
 
 def _client_panel(axes: Axes, run: RunData) -> None:
-    scores, old = run.clients.get("personal"), run.clients.get("personal" + BEFORE)
+    scores, old = (run.clients.get(ModelView("personal", before)) for before in (False, True))
     if scores is None:
         _absent(axes, "no personal models")
         return
@@ -134,18 +138,18 @@ def _client_panel(axes: Axes, run: RunData) -> None:
 
 
 def _confusion_panel(axes: Axes, run: RunData) -> None:
-    view = "global" if "global" in run.confusion else "personal"
-    if view not in run.confusion:
+    view = next((view for view in KINDS if ModelView(view) in run.confusion), None)
+    if view is None:
         _absent(axes, "no confusion matrix")
         return
     order = thin(run.by_count)
-    image = axes.imshow(100 * run.confusion[view].shares(order), cmap="Blues", vmin=0, vmax=100)
+    image = axes.imshow(100 * run.confusion[ModelView(view)].shares(order), cmap="Blues", vmin=0, vmax=100)
     _color_bar(axes, image, "% of the class")
     names = [run.class_names[c] for c in order]
     _names(axes, names)
     axes.set_yticks(axes.get_xticks(), labels=names if len(names) <= 30 else [], fontsize=9)
     axes.set(xlabel="predicted", ylabel="true", aspect="auto")
-    axes.set_title(f"confusion, {VIEWS[view]}, most training images first", fontsize=10)
+    axes.set_title(f"confusion, {KINDS[view]}, most training images first", fontsize=10)
 
 
 def _partition_panel(axes: Axes, run: RunData) -> None:

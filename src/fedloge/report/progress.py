@@ -20,6 +20,7 @@ from rich.progress import (
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.report.tables import accuracy_table
+from fedloge.runs.measures import headline_text
 from fedloge.system.storage import without_nan
 from fedloge.trainer import FederatedTrainer
 
@@ -80,9 +81,7 @@ class RunProgress(FederatedCallback):
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
         """Move the rounds' bar and show the newest accuracies."""
         if metrics:
-            names = {"GM": "global/acc", "PM": "personal/acc_mean"}
-            parts = [f"{short} {100 * metrics[name]:.1f}" for short, name in names.items() if name in metrics]
-            self._accuracy = "  ".join(parts)
+            self._accuracy = "  ".join(headline_text(metrics))
         self._progress.update(self._rounds, advance=1, note=self._accuracy)
         if not redraws(self.console) and round % max(trainer.rounds // 10, 1) == 0:
             self.console.print(f"round {round}/{trainer.rounds}  {self._accuracy}")

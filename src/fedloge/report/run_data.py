@@ -19,13 +19,10 @@ from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.errors import DataError, RunError
+from fedloge.methods.base import Method, View, within_any
+from fedloge.options import flatten_objects
 from fedloge.runs.folder import RunFolder
-
-BEFORE = "_before"
-"""Suffix of a view whose numbers are from before the last step of the method (realignment, fine-tuning)."""
-
-OLD = "before_realignment/"
-"""Prefix of such columns of ``metrics.csv``."""
+from fedloge.runs.tables import VIEWS, ModelView, run_names
 
 T = TypeVar("T")
 
@@ -130,10 +127,10 @@ class RunData:
     config: Mapping[str, Any]
     metrics: Mapping[str, Floats]
     class_names: Sequence[str]
-    class_accuracy: Mapping[str, Floats]
-    class_tests: Mapping[str, Ints]
-    clients: Mapping[str, ClientScores]
-    confusion: Mapping[str, Confusion]
+    class_accuracy: Mapping[ModelView, Floats]
+    class_tests: Mapping[ModelView, Ints]
+    clients: Mapping[ModelView, ClientScores]
+    confusion: Mapping[ModelView, Confusion]
     partition: Partition
     shared_heads: Sequence[HeadNorms]
     client_heads: Sequence[HeadNorms]
@@ -163,11 +160,11 @@ class RunData:
         order: Ints = np.argsort(-self.class_counts, kind="stable")
         return order
 
-    def changed(self, view: str) -> bool:
+    def changed(self, view: View) -> bool:
         """Whether the last step changed the numbers of ``global`` or ``personal``."""
         return self.last_step is not None and self.headline(view) != self.headline(view, before=True)
 
-    def headline(self, view: str, before: bool = False) -> Mapping[str, float] | None:
+    def headline(self, view: View, before: bool = False) -> Mapping[str, float] | None:
         """Numbers of ``summary.json`` for ``global`` or ``personal``; None where there are none."""
         source = self.summary["before_realignment"] if before else self.summary
         part: Mapping[str, float] | None = source[view] if source else None
@@ -220,26 +217,25 @@ def _read(folder: RunFolder, name: str) -> RunData:
     shared, personal = _heads(folder.path, num_classes, fixed)
     step = LAST_STEPS.get(summary.get("finalized", "realigned"), "the last step")
     before = summary["before_realignment"]
-    same = [view for view in ("global", "personal") if before and before[view] == summary[view]]
-    old_views = [view + BEFORE for view in same]
-    old_columns = tuple(f"{OLD}{view}/" for view in same)
+    same = [view for view in VIEWS if view.before and before and before[view.model] == summary[view.model]]
+    old_columns = tuple(view.prefix for view in same)
     return RunData(
         name=name,
         path=folder.path,
         summary=summary,
         environment=folder.read_json("environment.json"),
         config_text=config_text,
-        config=dict(_flatten(yaml.safe_load(config_text) or {})),
+        config=flatten_objects(yaml.safe_load(config_text) or {}),
         metrics={
             column: values
             for column, values in _columns(folder.rows("metrics.csv")).items()
             if not column.startswith(old_columns)
         },
         class_names=names,
-        class_accuracy=_without(class_accuracy, old_views),
+        class_accuracy=_without(class_accuracy, same),
         class_tests=class_tests,
-        clients=_without(_clients(folder.rows("per_client.csv")), old_views),
-        confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), old_views),
+        clients=_without(_clients(folder.rows("per_client.csv")), same),
+        confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), same),
         partition=partition,
         shared_heads=shared,
         client_heads=personal,
@@ -248,27 +244,8 @@ def _read(folder: RunFolder, name: str) -> RunData:
     )
 
 
-def _without(views: Mapping[str, T], dropped: Sequence[str]) -> dict[str, T]:
+def _without(views: Mapping[ModelView, T], dropped: Sequence[ModelView]) -> dict[ModelView, T]:
     return {view: content for view, content in views.items() if view not in dropped}
-
-
-def run_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with as many parents as it takes to tell them apart."""
-    depth = 1
-    while len({folder.parts[-depth:] for folder in folders}) < len(folders):
-        depth += 1
-    return ["/".join(folder.parts[-depth:]) for folder in folders]
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        inner = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-        if key == "class_path":
-            yield prefix, value
-        elif isinstance(value, Mapping):
-            yield from _flatten(value, inner)
-        else:
-            yield inner, value
 
 
 # Tables ------------------------------------------------------------------------------------------------------
@@ -283,19 +260,19 @@ def _columns(rows: Sequence[Mapping[str, str]]) -> dict[str, Floats]:
     return {name: np.array([_number(row[name]) for row in rows]) for name in names}
 
 
-def _last_by_view(rows: Sequence[Mapping[str, str]]) -> dict[str, list[Mapping[str, str]]]:
+def _last_by_view(rows: Sequence[Mapping[str, str]]) -> dict[ModelView, list[Mapping[str, str]]]:
     """The rows of the last round, by view."""
     last = max((int(row["round"]) for row in rows), default=0)
-    views: dict[str, list[Mapping[str, str]]] = {}
+    views: dict[ModelView, list[Mapping[str, str]]] = {}
     for row in rows:
         if int(row["round"]) == last:
-            views.setdefault(row["view"], []).append(row)
+            views.setdefault(ModelView.parse(row["view"]), []).append(row)
     return views
 
 
 def _classes(
     rows: Sequence[Mapping[str, str]], num_classes: int
-) -> tuple[list[str], dict[str, Floats], dict[str, Ints]]:
+) -> tuple[list[str], dict[ModelView, Floats], dict[ModelView, Ints]]:
     """Names of the classes; accuracies and numbers of test images by view."""
     names, accuracies, tests = [str(c) for c in range(num_classes)], {}, {}
     for view, part in _last_by_view(rows).items():
@@ -312,7 +289,7 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
 
 
-def _clients(rows: Sequence[Mapping[str, str]]) -> dict[str, ClientScores]:
+def _clients(rows: Sequence[Mapping[str, str]]) -> dict[ModelView, ClientScores]:
     return {
         view: ClientScores(
             client=np.array([int(row["client"]) for row in part]),
@@ -325,10 +302,11 @@ def _clients(rows: Sequence[Mapping[str, str]]) -> dict[str, ClientScores]:
     }
 
 
-def _confusions(rows: Sequence[Mapping[str, str]], num_classes: int) -> dict[str, Confusion]:
-    cells: dict[str, list[list[int]]] = {}
+def _confusions(rows: Sequence[Mapping[str, str]], num_classes: int) -> dict[ModelView, Confusion]:
+    cells: dict[ModelView, list[list[int]]] = {}
     for row in rows:
-        cells.setdefault(row["view"], []).append([int(row[name]) for name in ("class", "predicted", "count")])
+        cell = [int(row[name]) for name in ("class", "predicted", "count")]
+        cells.setdefault(ModelView.parse(row["view"]), []).append(cell)
     columns = {view: np.array(part, dtype=np.int64).T for view, part in cells.items()}
     if any(part[:2].max() >= num_classes for part in columns.values()):
         raise ValueError(f"confusion.csv names a class beyond the {num_classes} of the run")
@@ -371,7 +349,7 @@ def _matrices(path: Path, num_classes: int) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         for entry in file.keys():  # noqa: SIM118, it is no mapping
             shape = file.get_slice(entry).get_shape()
-            if "backbone" not in entry and len(shape) == 2 and shape[0] == num_classes:
+            if not within_any(entry.rpartition("/")[2], Method.bodies) and len(shape) == 2 and shape[0] == num_classes:
                 yield entry, file.get_tensor(entry)
 
 

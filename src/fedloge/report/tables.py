@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-COLUMNS = {
-    "accuracy": ("acc", "acc_mean"),
-    "many": ("acc_many",),
-    "medium": ("acc_medium",),
-    "few": ("acc_few",),
-    "std": ("acc_std",),
-    "worst": ("acc_worst_decile",),
-}
-"""Column of the table, and the keys of ``summary.json`` that fill it."""
+from fedloge.evaluation.shots import SHOTS
+from fedloge.runs.measures import HEADLINES, KINDS, MEASURES, PM_STD, WORST_TENTH, Measure
 
+COLUMNS: Mapping[str, tuple[Measure, ...]] = {
+    "accuracy": HEADLINES,
+    **{group: (MEASURES[group], MEASURES[f"PM {group}"]) for group in SHOTS},
+    "std": (PM_STD,),
+    "worst": (WORST_TENTH,),
+}
+"""Columns of the table: the measures of the generic and the personal models, or of one of them."""
 
 PRIVILEGES = {
     "class_counts": "the server knows all clients' class counts",
@@ -40,7 +40,7 @@ def accuracy_table(summary: Mapping[str, Any]) -> Table:
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for model, heads, part in accuracy_rows(summary):
-        table.add_row(model, heads, *(_cell(part, keys) for keys in COLUMNS.values()))
+        table.add_row(model, heads, *(_cell(part, measures) for measures in COLUMNS.values()))
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]
     own = " (personal: of the client's own test images)" if summary["shots"].get("personal") == "own" else ""
     note = f"last round; many/medium/few by {rule}{own}; personal: mean over clients, std and worst tenth"
@@ -54,15 +54,15 @@ def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[st
     """Model, heads and numbers of each row; None where a method has no such model."""
     rows: list[tuple[str, str, Mapping[str, float] | None]] = []
     before = summary["before_realignment"]
-    for view, model in (("global", "generic"), ("personal", "personal")):
+    for view, model in KINDS.items():
         if before:
             rows.append((model, "trained", before[view]))
         rows.append((model, summary.get("finalized", "realigned") if before else "trained", summary[view]))
     return rows
 
 
-def _cell(part: Mapping[str, float] | None, keys: tuple[str, ...]) -> str:
+def _cell(part: Mapping[str, float] | None, measures: Sequence[Measure]) -> str:
     if part is None:
         return "none"
-    value = next((part[key] for key in keys if key in part), None)
-    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+    value = next((part[measure.name] for measure in measures if measure.name in part), None)
+    return "" if value is None or math.isnan(value) else measures[0].text([value], digits=2)

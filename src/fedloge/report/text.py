@@ -10,7 +10,9 @@ from fedloge.report import headline
 from fedloge.report.figures.base import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.headline import Table
-from fedloge.report.run_data import BEFORE, RunData
+from fedloge.report.run_data import RunData
+from fedloge.runs.measures import KINDS
+from fedloge.runs.tables import ModelView
 
 
 def markdown(runs: Sequence[RunData]) -> str:
@@ -22,8 +24,8 @@ def markdown(runs: Sequence[RunData]) -> str:
     blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs)}."]
     for run in runs:
         blocks += [markdown_table(table) for table in (class_table(run),) if table.rows]
-        if "personal" in run.clients:
-            blocks.append(f"{run.name}: {worst_words(run.clients['personal'])}")
+        if ModelView("personal") in run.clients:
+            blocks.append(f"{run.name}: {worst_words(run.clients[ModelView('personal')])}")
     difference = headline.differences(runs)
     blocks += [markdown_table(difference)] if difference else []
     return "\n\n".join(blocks) + "\n"
@@ -31,7 +33,7 @@ def markdown(runs: Sequence[RunData]) -> str:
 
 def class_table(run: RunData) -> Table:
     """Accuracy of every class, by view, most training images first."""
-    columns = {view: view.replace("global", "generic").replace(BEFORE, ", before") for view in run.class_accuracy}
+    columns = {view: KINDS[view.model] + (", before" if view.before else "") for view in run.class_accuracy}
     rows = [
         [run.class_names[c], run.groups[c], f"{run.class_counts[c]}"]
         + [percent(float(run.class_accuracy[view][c])) for view in columns]
@@ -57,15 +59,15 @@ def comma_separated(runs: Sequence[RunData]) -> str:
 
 def _numbers(run: RunData) -> list[list[object]]:
     rows: list[list[object]] = []
-    for view, model in (("global", "generic"), ("personal", "personal")):
-        for stage, suffix in (("trained", BEFORE), ("final", "")):
-            part = run.headline(view, before=bool(suffix)) or {}
+    for view, model in KINDS.items():
+        for stage, before in (("trained", True), ("final", False)):
+            part = run.headline(view, before) or {}
             rows += [[model, stage, "", measure, value] for measure, value in part.items() if value is not None]
-            classes = run.class_accuracy.get(view + suffix)
+            classes = run.class_accuracy.get(ModelView(view, before))
             if classes is not None:
                 known = [c for c in range(len(classes)) if classes[c] == classes[c]]
                 rows += [[model, stage, f"class {run.class_names[c]}", "accuracy", f"{classes[c]:.6f}"] for c in known]
-            scores = run.clients.get(view + suffix)
+            scores = run.clients.get(ModelView(view, before))
             if scores is not None:
                 pairs = zip(scores.client, scores.accuracy, strict=True)
                 rows += [[model, stage, f"client {k}", "accuracy", f"{value:.6f}"] for k, value in pairs]

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from fedloge.errors import RunError
-from fedloge.evaluation.evaluator import Evaluation
 from fedloge.runs.checkpoint import LAST, Checkpoints
 from fedloge.runs.environment import environment
 from fedloge.system.storage import clear_os_errors, read_json, without_nan, write_whole
@@ -200,50 +198,6 @@ class RunFolder:
             return []
         with path.open(newline="", encoding="utf-8") as file:
             return next(csv.reader(file), [])
-
-
-def class_rows(round: int, view: str, matrix: Tensor | None, names: Sequence[str], n_train: Sequence[int]) -> list[Row]:
-    """Rows of ``per_class.csv`` for one view; none if the method has no such model."""
-    if matrix is None:
-        return []
-    columns = zip(names, n_train, matrix.sum(1).tolist(), matrix.diagonal().tolist(), strict=True)
-    return [
-        {
-            "round": round,
-            "view": view,
-            "class": c,
-            "name": name,
-            "n_train": int(train),
-            "n_test": test,
-            "accuracy": correct / test if test else math.nan,
-        }
-        for c, (name, train, test, correct) in enumerate(columns)
-    ]
-
-
-def client_rows(round: int, view: str, evaluation: Evaluation) -> list[Row]:
-    """Rows of ``per_client.csv`` for one view."""
-    return [
-        {
-            "round": round,
-            "view": view,
-            "client": score.client,
-            "n_train": score.n_train,
-            "n_test": score.n_test,
-            "accuracy": score.accuracy,
-            "macro_f1": score.macro_f1,
-            "weighted_f1": score.weighted_f1,
-        }
-        for score in evaluation.clients
-    ]
-
-
-def confusion_rows(view: str, matrix: Tensor | None) -> list[Row]:
-    """Rows of ``confusion.csv`` for one view, one for every non-zero cell of a confusion matrix [C, C]."""
-    if matrix is None:
-        return []
-    cells = matrix.nonzero().tolist()
-    return [{"view": view, "class": c, "predicted": p, "count": int(matrix[c, p])} for c, p in cells]
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Row], header: bool = False) -> str:

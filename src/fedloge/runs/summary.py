@@ -9,9 +9,7 @@ from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
 from fedloge.federation.state import FederatedState
-
-HEADLINES = {"global": "global/acc", "personal": "personal/acc_mean"}
-"""The number of each view that stands for it, a column of ``metrics.csv``."""
+from fedloge.runs.measures import HEADLINES, KINDS
 
 
 @dataclass(frozen=True)
@@ -22,9 +20,9 @@ class Result:
     before: Evaluation
     after: Evaluation
 
-    def evaluations(self) -> dict[str, Evaluation]:
-        """By the suffix of the view in the tables: the headline without one."""
-        return {"": self.after} if self.after is self.before else {"": self.after, "_before": self.before}
+    def evaluations(self) -> dict[bool, Evaluation]:
+        """Test results by whether they are from before realignment, if there is one."""
+        return {False: self.after} if self.after is self.before else {False: self.after, True: self.before}
 
     def scalars(self) -> dict[str, float]:
         """The headline numbers, and where there is a realignment those from before it."""
@@ -43,8 +41,8 @@ def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, An
     return {
         **_views(result.after),
         "before_realignment": _views(result.before) if realigned else None,
-        "last10": {view: _last(rows, column) for view, column in HEADLINES.items()},
-        "best": {view: _best(rows, column) for view, column in HEADLINES.items()},
+        "last10": {view: _last(rows, measure.path) for view, measure in zip(KINDS, HEADLINES, strict=True)},
+        "best": {view: _best(rows, measure.path) for view, measure in zip(KINDS, HEADLINES, strict=True)},
     }
 
 

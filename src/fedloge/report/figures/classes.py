@@ -7,10 +7,10 @@ import numpy as np
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.evaluation.shots import SHOTS
+from fedloge.methods.base import View
 from fedloge.plotting import SHOT_COLORS, percent, thin
 from fedloge.report.figures.base import (
     BEFORE_BAR,
-    VIEWS,
     Control,
     Json,
     Option,
@@ -26,7 +26,9 @@ from fedloge.report.figures.base import (
     percent_axis,
     thinned_note,
 )
-from fedloge.report.run_data import BEFORE, Confusion, RunData
+from fedloge.report.run_data import Confusion, RunData
+from fedloge.runs.measures import KINDS
+from fedloge.runs.tables import ModelView
 
 TESTS = {
     "global": "on the global test set",
@@ -34,12 +36,12 @@ TESTS = {
 }
 
 
-def class_accuracy(run: RunData, view: str, key: str) -> Panel | None:
+def class_accuracy(run: RunData, view: View, key: str) -> Panel | None:
     """Accuracy of every class as bars, coloured many/medium/few, with that before the last step within them."""
-    after = run.class_accuracy.get(view)
+    after = run.class_accuracy.get(ModelView(view))
     if after is None:
         return None
-    before = run.class_accuracy.get(view + BEFORE)
+    before = run.class_accuracy.get(ModelView(view, before=True))
     traces = [_bars(run, view, group, after, before) for group in SHOTS]
     caption = f"Share of each class's images recognised by the {_models(view)} {TESTS[view]}, round {_round(run)}."
     if before is not None:
@@ -60,14 +62,15 @@ def class_accuracy(run: RunData, view: str, key: str) -> Panel | None:
     return Panel(key, title, caption, traces, layout(barmode="overlay", bargap=0.15, **axes), Control("Sort", options))
 
 
-def confusion(run: RunData, view: str, key: str) -> Panel | None:
+def confusion(run: RunData, view: View, key: str) -> Panel | None:
     """Confusion matrix, each row in shares of the true class; before the last step where the reader asks for it."""
-    shown = [view + stage for stage in ("", BEFORE) if view + stage in run.confusion]
+    stages = [ModelView(view, before) for before in (False, True)]
+    shown = [stage for stage in stages if stage in run.confusion]
     if not shown:
         return None
     order = thin(run.by_count)
     names = [run.class_names[c] for c in order]
-    options = [Option(_stage(run, name), _cells(run.confusion[name], order), {}) for name in shown]
+    options = [Option(_stage(run, stage), _cells(run.confusion[stage], order), {}) for stage in shown]
     hover = "true %{y}<br>predicted %{x}<br>%{z:.1%} of the class (%{customdata} images)"
     first = {name: value[0] for name, value in options[0].data.items()}
     trace = heat_map(names, names, hover, texttemplate="%{text}", **first)
@@ -86,19 +89,19 @@ def _round(run: RunData) -> int:
     return int(run.summary["rounds"])
 
 
-def _models(view: str) -> str:
-    return f"{VIEWS[view]} model" + ("s" if view == "personal" else "")
+def _models(view: View) -> str:
+    return f"{KINDS[view]} model" + ("s" if view == "personal" else "")
 
 
-def _stage(run: RunData, view: str) -> str:
-    if not run.changed(view.removesuffix(BEFORE)):
+def _stage(run: RunData, stage: ModelView) -> str:
+    if not run.changed(stage.model):
         return "as trained"
-    return f"{'before' if view.endswith(BEFORE) else 'after'} {run.last_step}"
+    return f"{'before' if stage.before else 'after'} {run.last_step}"
 
 
-def _bars(run: RunData, view: str, group: str, after: Floats, before: Floats | None) -> Json:
+def _bars(run: RunData, view: View, group: str, after: Floats, before: Floats | None) -> Json:
     members = [c for c in run.by_count if run.groups[c] == group]
-    old = after if before is None else before
+    old, tests = after if before is None else before, run.class_tests[ModelView(view)]
     hover = "<b>%{x}</b> (" + group + "-shot, %{customdata[0]} training images)<br>%{y:.1%} of %{customdata[2]} images"
     return {
         "type": "bar",
@@ -106,7 +109,7 @@ def _bars(run: RunData, view: str, group: str, after: Floats, before: Floats | N
         "x": [run.class_names[c] for c in members],
         "y": numbers(after[members]),
         "marker": {"color": SHOT_COLORS[group]},
-        "customdata": [[int(run.class_counts[c]), percent(old[c]), int(run.class_tests[view][c])] for c in members],
+        "customdata": [[int(run.class_counts[c]), percent(old[c]), int(tests[c])] for c in members],
         "hovertemplate": hover + ("" if before is None else ", before %{customdata[1]}") + "<extra></extra>",
     }
 

@@ -28,7 +28,8 @@ from fedloge.report.figures.base import (
     percent_axis,
     thinned_note,
 )
-from fedloge.report.run_data import BEFORE, ClientScores, RunData
+from fedloge.report.run_data import ClientScores, RunData
+from fedloge.runs.tables import ModelView
 
 NAMED = 5
 """How many of the worst clients a caption names."""
@@ -36,7 +37,7 @@ NAMED = 5
 
 def client_accuracy(run: RunData, key: str) -> Panel | None:
     """Accuracy of every client's model, sorted, the worst tenth in a colour of its own."""
-    scores = run.clients.get("personal")
+    scores = run.clients.get(ModelView("personal"))
     if scores is None:
         return None
     mean, worst = float(np.nanmean(scores.accuracy)), scores.worst_tenth()
@@ -46,7 +47,7 @@ def client_accuracy(run: RunData, key: str) -> Panel | None:
         _bars(scores, rest, "others", RUN_COLORS[0]),
         _bars(scores, worst, "worst tenth", SHOT_COLORS["few"]),
     ]
-    before = run.clients.get("personal" + BEFORE)
+    before = run.clients.get(ModelView("personal", before=True))
     if before is not None:
         traces.append(_before(before))
     orders = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedloge.data.statistics import Floats
+from fedloge.methods.base import View
 from fedloge.plotting import RUN_COLORS
 from fedloge.report.figures.base import (
     Control,
@@ -17,34 +18,23 @@ from fedloge.report.figures.base import (
     numbers,
     percent_axis,
 )
-from fedloge.report.run_data import OLD, RunData
+from fedloge.report.run_data import RunData
+from fedloge.runs.measures import GENERIC, GM, PERSONAL, PM, Measure
+from fedloge.runs.tables import ModelView
 
-GENERIC = {"all classes": "acc", "many-shot": "acc_many", "medium-shot": "acc_medium", "few-shot": "acc_few"}
-PERSONAL = {
-    "mean of clients": "acc_mean",
-    "worst tenth": "acc_worst_decile",
-    "many-shot": "acc_many",
-    "medium-shot": "acc_medium",
-    "few-shot": "acc_few",
-}
-"""Columns of ``metrics.csv`` by what the report calls them."""
+MENU = {GM: "all classes", PM: "mean of clients"}
+"""What the menu of a figure calls a headline number."""
 
 BYTES = {"comm/bytes_up": "up", "comm/bytes_down": "down"}
 
 
 def learning_curves(runs: Sequence[RunData]) -> list[Panel]:
     """Accuracy of the generic and of the personal models by round."""
-    titles = {
-        "global": ("Generic model (GM)", "Accuracy on the global test set after each evaluated round.", GENERIC),
-        "personal": (
-            "Personal models (PM)",
-            "Accuracy of every client's model on that client's own test set, over the clients.",
-            PERSONAL,
-        ),
-    }
+    generic = "Accuracy on the global test set after each evaluated round."
+    personal = "Accuracy of every client's model on that client's own test set, over the clients."
     panels = [
-        _accuracy(runs, view, title, caption + _note(runs, view), names)
-        for view, (title, caption, names) in titles.items()
+        _accuracy(runs, "global", generic + _note(runs, "global"), GENERIC),
+        _accuracy(runs, "personal", personal + _note(runs, "personal"), PERSONAL),
     ]
     return [panel for panel in panels if panel is not None]
 
@@ -67,7 +57,7 @@ def run_color(position: int) -> str:
     return RUN_COLORS[position % len(RUN_COLORS)]
 
 
-def _note(runs: Sequence[RunData], view: str) -> str:
+def _note(runs: Sequence[RunData], view: View) -> str:
     steps = sorted({run.last_step for run in runs if run.last_step and run.changed(view)})
     if not steps:
         return ""
@@ -77,20 +67,20 @@ def _note(runs: Sequence[RunData], view: str) -> str:
     )
 
 
-def _accuracy(runs: Sequence[RunData], view: str, title: str, caption: str, names: Mapping[str, str]) -> Panel | None:
-    traces, values = [], []
+def _accuracy(runs: Sequence[RunData], view: View, caption: str, measures: Sequence[Measure]) -> Panel | None:
+    traces, values, measures = [], [], [measure for measure in measures if measure.higher_is_better]
+    keys = [measure.name for measure in measures]
     for position, run in enumerate(runs):
-        for prefix in ("", OLD):
-            columns = [f"{view}/{name}" for name in names.values()]
-            if prefix + columns[0] in run.metrics:
-                label = _label(run, runs, view, prefix)
-                traces.append(_trace(run, label, position, dotted=prefix == OLD, alone=len(runs) == 1))
-                values.append([numbers(stage_values(run, prefix, column)) for column in columns])
+        for stage in (ModelView(view), ModelView(view, before=True)):
+            if stage.prefix + keys[0] in run.metrics:
+                label = _label(run, runs, stage)
+                traces.append(_trace(run, label, position, dotted=stage.before, alone=len(runs) == 1))
+                values.append([numbers(stage_values(run, stage, key)) for key in keys])
     if not traces:
         return None
     options = [
         Option(label, {"y": [part[which] for part in values]}, {"yaxis.title.text": f"accuracy, {label}"})
-        for which, label in enumerate(names)
+        for which, label in enumerate(MENU.get(measure, measure.title) for measure in measures)
     ]
     for trace, part in zip(traces, values, strict=True):
         trace["y"] = part[0]
@@ -98,14 +88,14 @@ def _accuracy(runs: Sequence[RunData], view: str, title: str, caption: str, name
             trace["marker"] = {"size": 9, "symbol": "diamond"}
     axes = {"xaxis": _round_axis(runs), "yaxis": percent_axis(f"accuracy, {options[0].label}")}
     shown = layout(height=340, hovermode="x unified", **axes)
-    return Panel(f"curves-{view}", title, caption, traces, shown, Control("Show", options))
+    title = measures[0].title
+    return Panel(f"curves-{view}", title[0].upper() + title[1:], caption, traces, shown, Control("Show", options))
 
 
-def _label(run: RunData, runs: Sequence[RunData], view: str, prefix: str) -> str:
-    stage = "as trained" if prefix or not run.changed(view) else f"after {run.last_step}"
+def _label(run: RunData, runs: Sequence[RunData], stage: ModelView) -> str:
     if len(runs) == 1:
-        return stage
-    return f"{run.name}, before" if prefix else run.name
+        return "as trained" if stage.before or not run.changed(stage.model) else f"after {run.last_step}"
+    return f"{run.name}, before" if stage.before else run.name
 
 
 def _trace(run: RunData, label: str, position: int, dotted: bool = False, alone: bool = True) -> Json:
@@ -131,13 +121,14 @@ def _round_axis(runs: Sequence[RunData]) -> Json:
     return {"title": {"text": "round"}, **({"dtick": 1} if last <= 10 else {})}
 
 
-def stage_values(run: RunData, prefix: str, column: str) -> Floats:
-    """A column after the last step, or before it; in rounds without the step the one value is the one before."""
-    after, before = run.metrics[column], run.metrics.get(OLD + column)
+def stage_values(run: RunData, stage: ModelView, key: str) -> Floats:
+    """A column of ``metrics.csv`` after the last step or before it; a round without the step has one value, before."""
+    after = run.metrics[ModelView(stage.model).prefix + key]
+    before = run.metrics.get(ModelView(stage.model, before=True).prefix + key)
     if before is None:
         return after
     skipped = np.isnan(before)
-    if prefix:
+    if stage.before:
         return np.where(skipped, after, before)
     return np.where(skipped, np.nan, after)
 
