@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedloge.plotting import MAX_CLASSES
-from fedloge.plotting import percent as percent
 
 BEFORE_BAR: Mapping[str, Any] = {"type": "bar", "width": 0.22, "opacity": 0.6, "meta": "ink"}
 """The bar within a bar that shows what was before; the page draws ``ink`` in the colour of its text."""
