@@ -1,4 +1,4 @@
-"""The figures of the diagnostics. Each takes analyses by name and shows them side by side; one alone is the same.
+"""Figures of the diagnostics. Each function takes one or more analyses by name and shows them side by side.
 
 An analysis is what :func:`fedloge.analysis.analyze_run` returns, so that an ``analysis.json`` can be drawn again.
 """
@@ -33,7 +33,7 @@ VARIANCE, RELATIVE, GREY = COLOURS[3], COLOURS[4], "0.88"
 
 
 def head_symbol(key: str, result: Mapping[str, Any]) -> str:
-    """How the paper writes a head: ``phi_k`` is φₖ, and ``sse`` is only called SSE-C where it is sparse."""
+    """The paper's symbol of a head: ``phi_k`` is φₖ; ``sse`` is SSE-C if it is sparse, otherwise a dense fixed head."""
     name = key.removesuffix("_k")
     if name == "sse" and not result["run"]["zeros_of_frozen_head"]:
         return "dense fixed head"
@@ -63,7 +63,7 @@ def degeneration_figure(results: Results) -> Figure:
 
 
 def _variance_panel(ax: Axes, curve: Mapping[str, Any], name: str, label: str, colour: str) -> None:
-    """m as an area, a variance on an axis of its own at the right, grey behind masked coordinates."""
+    """Draw m as an area and a variance on a second axis at the right, with grey behind masked coordinates."""
     mean, values = _numbers(curve["mean"]), _numbers(curve[name])
     places, masked = np.arange(len(mean)), np.flatnonzero(curve["masked"])
     ax.grid(visible=False)
@@ -85,7 +85,7 @@ def _variance_panel(ax: Axes, curve: Mapping[str, Any], name: str, label: str, c
 
 
 def pruning_figure(results: Results) -> Figure | None:
-    """Fig. 3: accuracy as classes give up coordinates; above by head, below the generic model's by group of classes."""
+    """Fig. 3: accuracy against the share of pruned coordinates; above by head, below by group for the head in use."""
     known = {name: result for name, result in results.items() if result["pruning"]}
     if not known:
         return None
@@ -214,4 +214,4 @@ FIGURES: Mapping[str, Callable[[Results], Any]] = {
     "cosines": cosine_figure,
     "norms": norm_figure,
 }
-"""By the name of the file."""
+"""Functions that draw the figures, by the name of the file."""

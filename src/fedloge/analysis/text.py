@@ -1,4 +1,4 @@
-"""``analysis.md``: the tables of the diagnostics, and what each says and does not say."""
+"""``analysis.md``: the tables of the diagnostics, and what each does and does not show."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FIRST = {"ascending": "smallest", "descending": "largest"}
 """Which class means are pruned first, by order."""
 
 BEYOND = 0.05
-"""A correlation counts as stronger than what division by m² gives by more than this."""
+"""Least difference by which a correlation counts as stronger than that from division by m² alone."""
 
 COST = 0.01
-"""Accuracy that pruning may cost before it counts."""
+"""Loss of accuracy that still counts as free pruning."""
 
 COLLAPSE = ("nc1", "cdnv", "equinorm", "etf_error", "etf_floor", "nc3_cosine", "nc4", "classes", "singleton_classes")
 """Columns of the table of collapse; ``collapse.csv`` has all."""
 
 
 def headline(name: str, result: Analysis) -> dict[str, Any]:
-    """The numbers that stand for an analysis, a column each; None for what there is not."""
+    """Headline numbers of an analysis by column; None for what was left out."""
     degeneration, pruning, collapse = result["degeneration"], result["pruning"], result["collapse"]
     trained = next((norms for key, norms in result["norms"].items() if not key.endswith("_k")), None)
     half = pruning["ratios"].index(0.5) if pruning else 0
@@ -47,14 +47,14 @@ def headline(name: str, result: Analysis) -> dict[str, Any]:
 
 
 def markdown(result: Analysis, figures: Sequence[str]) -> str:
-    """The whole analysis of a run."""
+    """The analysis of a run as Markdown."""
     run = result["run"]
     classifier = head_symbol(run["classifier"], result) if run["classifier"] else "none that is linear"
     facts = (
         f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}. "
         f"Classifier of the generic model: {classifier}; d = {run['dimension']}, {run['classes']} classes. Test: "
         f"{run['test_images']} images of the global test set; training: {run['train_images']} images of "
-        f"{run['clients']} clients, without augmentation. Test images are measured on; nothing is chosen by them."
+        f"{run['clients']} clients, without augmentation. Test images are used for measurement only."
     )
     blocks = [f"# Analysis of {run['name']}", facts]
     for name, topic in TOPICS.items():
@@ -65,11 +65,11 @@ def markdown(result: Analysis, figures: Sequence[str]) -> str:
 
 
 def comparison_markdown(results: Mapping[str, Analysis], figures: Sequence[str]) -> str:
-    """Several analyses side by side."""
+    """Several analyses side by side as Markdown."""
     rows = [headline(name, result) for name, result in results.items()]
     note = (
         "Each run's own `analysis/analysis.md` says how to read these numbers. One run of each kind shows what can be "
-        "measured, not what a method does: differences need several seeds. Σv/Σm², ρ, CDNV and NC1 do not depend on "
+        "measured, not what a method does: that needs several seeds. Σv/Σm², ρ, CDNV and NC1 do not depend on "
         "the scale of the features; m and v alone do."
     )
     pictures = [f"![{name.removesuffix('.png')}]({name})" for name in figures]
@@ -77,7 +77,7 @@ def comparison_markdown(results: Mapping[str, Analysis], figures: Sequence[str])
 
 
 def degeneration_topic(result: Analysis) -> list[str]:
-    """Fig. 1."""
+    """Section on feature degeneration (Fig. 1)."""
     found = result["degeneration"]
     columns = [name for name in found if name not in ("groups", "classes", "curves")]
     rows = [{"classes": "all", **{name: found[name] for name in columns}}]
@@ -122,7 +122,7 @@ def _lower(masked: float, kept: float) -> str:
 
 
 def pruning_topic(result: Analysis) -> list[str]:
-    """Fig. 3."""
+    """Section on pruning (Fig. 3)."""
     pruning = result["pruning"]
     if pruning is None:
         return []
@@ -140,15 +140,15 @@ def pruning_topic(result: Analysis) -> list[str]:
         "Accuracy (%, mean of the classes) with a share of the coordinates set to zero in every class's row, ranked by "
         f"that class's {pruning['ranked_by']}; 0 % is the unpruned head, 100 % its bias alone. Of "
         f"{head_symbol(pruning['head'], result)} up to {free:.0%} of the coordinates, smallest first, can go at a cost "
-        f"of at most {100 * COST:.0f} point. This says which coordinates a class's row lives on, not that the features "
-        "hold nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also "
+        f"of at most {100 * COST:.0f} point. This shows on which coordinates a class's row relies, not that the others "
+        "hold nothing: the ranking is by the same test images, and all rows lose theirs at once, which also "
         "shifts the balance between frequent and rare classes."
     )
     return [from_rows("Pruning (Fig. 3)", rows).markdown(), reading]
 
 
 def tsne_topic(result: Analysis) -> list[str]:
-    """Fig. 6."""
+    """Section on class means (Fig. 6)."""
     found = result["tsne"]
     names = ("nn_min", "nn_median", "nn_min_features", "nn_median_features", "perplexity")
     reading = (
@@ -159,7 +159,7 @@ def tsne_topic(result: Analysis) -> list[str]:
 
 
 def frames_topic(result: Analysis) -> list[str]:
-    """Fig. 7 and Table 6."""
+    """Section on angles and norms (Fig. 7, Table 6)."""
     ideal = result["equiangular"]
     rows = [{"head": head_symbol(name, result), **row} for name, row in result["frames"].items()]
     if not rows:
@@ -173,7 +173,7 @@ def frames_topic(result: Analysis) -> list[str]:
 
 
 def norms_topic(result: Analysis) -> list[str]:
-    """Norms against class sizes."""
+    """Section on norms against class sizes."""
     rows = []
     for name, norms in result["norms"].items():
         own = "_mean" if name.endswith("_k") else ""
@@ -191,7 +191,7 @@ def norms_topic(result: Analysis) -> list[str]:
 
 
 def collapse_topic(result: Analysis) -> list[str]:
-    """NC1 to NC4."""
+    """Section on neural collapse (NC1 to NC4)."""
     found = result["collapse"]
     rows = [
         {"features": part, **{name: found[part][name] for name in COLLAPSE if name in found[part]}}
@@ -214,4 +214,4 @@ TOPICS: Mapping[str, Callable[[Analysis], list[str]]] = {
     "norms": norms_topic,
     "collapse": collapse_topic,
 }
-"""By the name of the figure that belongs to it."""
+"""Functions that write the sections, by the name of their figure."""
