@@ -315,7 +315,7 @@ def analyze(args: Sequence[str]) -> int:
 
     from fedloge.analysis import analyze_run, analyze_runs
     from fedloge.analysis.text import headline
-    from fedloge.collapse.lab.output import print_table
+    from fedloge.tables import print_table
 
     options = {"state": known.state, "classes": known.classes}
     if len(known.runs) > 1:

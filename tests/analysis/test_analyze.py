@@ -211,7 +211,7 @@ def test_bad_input(sparse, runs, tmp_path, capsys):
     assert "state='best' is unknown" in fail(capsys, "analyze", sparse, "--state=best")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").touch()
-    assert "holds something else" in fail(capsys, "analyze", sparse, f"--output={tmp_path / 'notes'}")
+    assert "holds something other than an analysis" in fail(capsys, "analyze", sparse, f"--output={tmp_path / 'notes'}")
     (tmp_path / "file").touch()
     assert "cannot be written" in fail(capsys, "analyze", sparse, f"--output={tmp_path / 'file'}")
     unfinished = shutil.copytree(sparse, tmp_path / "unfinished")

@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from fedloge.plotting import MAX_CLASSES, percent
 from fedloge.report import headline
 from fedloge.report.figures import classes, clients, curves, heads
-from fedloge.report.figures.base import MAX_CLASSES, percent
 from fedloge.report.run_data import read_run, read_runs
 from fedloge.runs.tables import ModelView
 

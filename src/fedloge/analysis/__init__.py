@@ -1,4 +1,4 @@
-"""Looking into trained models."""
+"""Diagnostics of trained models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fedloge analyze``: analyse trained runs, alone and side by side, and write what comes out."""
+"""``fedloge analyze``: analyse trained runs, alone and side by side, and write the results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.shots import SHOTS
 from fedloge.runs.tables import run_names
-from fedloge.system.storage import clear_os_errors
+from fedloge.system.storage import clear_os_errors, map_floats
 
 RESULT = "analysis.json"
 
@@ -31,22 +31,22 @@ def analyze_run(
 ) -> Analysis:
     """Analyse a run's generic model and write tables, figures and a reading.
 
-    Test images are measured on, nothing is trained or chosen by them.
+    Test images are used for measurement only, not for training or selection.
 
     Args:
         path: The run folder.
-        output: Where everything goes; None takes ``RUN/analysis``. An older analysis there is replaced.
+        output: Folder of the results; None takes ``RUN/analysis``. An older analysis there is replaced.
         overrides: Options of ``fedloge fit`` to change, for example ``--data.source.init_args.root=...``.
-        state: ``last``, as trained, or ``final``, after realignment or fine-tuning.
-        classes: Names or numbers of the classes whose curves are shown; none takes the most frequent class of each of
+        state: State to analyse: ``last`` (as trained) or ``final`` (after realignment or fine-tuning).
+        classes: Names or numbers of the classes whose curves are shown; by default the most frequent class of each of
             many, medium and few.
 
     Returns:
-        The content of ``analysis.json``; numbers that do not exist are None.
+        The content of ``analysis.json``; undefined numbers are None.
 
     Raises:
-        RunError: If it is not a run, its method has no generic model, or the folder cannot be written.
-        ConfigError: If there is no such class or state, or the folder holds something else.
+        RunError: If the path is not a run, its method has no generic model, or the folder cannot be written.
+        ConfigError: If a class or the state does not exist, or the folder holds something other than an analysis.
     """
     target = Path(output) if output else Path(path) / "analysis"
     check_output(target)
@@ -73,20 +73,20 @@ def analyze_runs(
     state: Stage = "last",
     classes: Sequence[str | int] = (),
 ) -> dict[str, Analysis]:
-    """:func:`analyze_run` of each, and a folder with their figures side by side and a table.
+    """Analyse each run with :func:`analyze_run`, and write a table and figures that show them side by side.
 
     Args:
         paths: Run folders.
-        output: Where the comparison goes.
-        overrides: Of all runs.
-        state: Of all runs.
-        classes: Of all runs.
+        output: Folder of the comparison.
+        overrides: Options of ``fedloge fit`` to change in every run.
+        state: State of every run to analyse.
+        classes: Names or numbers of the classes whose curves are shown for every run.
 
     Returns:
-        The analyses by the name of the run, which is also what ``analysis.json`` in ``output`` holds.
+        The analyses by the name of the run; also the content of ``analysis.json`` in ``output``.
 
     Raises:
-        FedlogeError: As :func:`analyze_run`; also where a run is given twice.
+        FedlogeError: In the cases of :func:`analyze_run`, and if a run is given twice.
     """
     resolved = [Path(path).resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
@@ -104,7 +104,7 @@ def analyze_runs(
 
 
 def choose_classes(subject: Subject, asked: Sequence[str | int]) -> list[int]:
-    """The classes whose curves are shown: those asked for by name or number, or the first of each group.
+    """The classes whose curves are shown: those given by name or number, or the most frequent of each group.
 
     Raises:
         ConfigError: If there is no such class, or it has no test images.
@@ -115,7 +115,7 @@ def choose_classes(subject: Subject, asked: Sequence[str | int]) -> list[int]:
         chosen = [names.index(str(own)) if str(own) in names else _number(own, names) for own in asked]
         for own, c in zip(asked, chosen, strict=True):
             if c not in tested:
-                raise ConfigError("class", own, "has no test images", "Choose another.")
+                raise ConfigError("class", own, "has no test images", "Choose another class.")
         return chosen
     members = {group: [c for c in sorted(tested) if subject.groups[c] == group] for group in SHOTS}
     return [max(own, key=lambda c: int(counts[c])) for own in members.values() if own]
@@ -125,31 +125,31 @@ def _number(asked: str | int, names: Sequence[str]) -> int:
     if str(asked).isdecimal() and int(asked) < len(names):
         return int(asked)
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    raise ConfigError("class", asked, "is neither the name nor the number of a class", f"It has {known}.")
+    raise ConfigError("class", asked, "is neither the name nor the number of a class", f"The classes are {known}.")
 
 
 def check_output(path: Path) -> None:
-    """Ask, before anything is computed, for a folder that is new or empty, or that holds an older analysis.
+    """Require a folder that is new or empty, or that holds an older analysis; called before anything is computed.
 
     Raises:
-        ConfigError: If it holds something else.
+        ConfigError: If the folder holds something else.
     """
     if path.is_dir() and any(path.iterdir()) and not (path / RESULT).is_file():
-        raise ConfigError("output", str(path), "holds something else than an analysis", "Choose another --output.")
+        raise ConfigError("output", str(path), "holds something other than an analysis", "Choose another --output.")
 
 
 def open_output(path: Path) -> Output:
-    """Make the folder, or take over the older analysis.
+    """Create the folder, or reuse that of an older analysis.
 
     Raises:
-        RunError: If it cannot be made.
+        RunError: If the folder cannot be created.
     """
     with clear_os_errors(str(path)):
         return Output(str(path), overwrite=True)
 
 
 def draw(folder: Output, results: Mapping[str, Analysis]) -> list[str]:
-    """Draw every figure that there is something for; returns the names of the files."""
+    """Draw every figure that has data; returns the names of the files."""
     drawn = []
     for name, figure_of in FIGURES.items():
         figure = figure_of(results)
@@ -203,11 +203,5 @@ def _norm_rows(subject: Subject) -> Iterator[dict[str, Any]]:
 
 
 def _tidy(content: Any) -> Any:
-    """JSON values with seven digits, and None for numbers that do not exist."""
-    if isinstance(content, Mapping):
-        return {key: _tidy(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_tidy(value) for value in content]
-    if isinstance(content, float):
-        return float(f"{content:.7g}") if math.isfinite(content) else None
-    return content
+    """JSON values with seven digits, and None for numbers that are not finite."""
+    return map_floats(content, lambda number: float(f"{number:.7g}") if math.isfinite(number) else None)

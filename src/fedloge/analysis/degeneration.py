@@ -18,10 +18,10 @@ from fedloge.analysis.features import Features
 from fedloge.evaluation.shots import SHOTS
 
 SMALLEST = 1e-12
-"""Squared means are taken to be at least this."""
+"""Lower bound of squared means."""
 
 SHUFFLES = 20
-"""Of the variances of a class, for what division by m² alone gives."""
+"""Number of shuffles of a class's variances that estimate the effect of division by m² alone."""
 
 Row = dict[str, Any]
 
@@ -49,8 +49,8 @@ def relative_variance(means: Tensor, variances: Tensor) -> Tensor:
 def degeneration(means: Tensor, variances: Tensor, masked: Tensor | None = None) -> list[dict[str, float]]:
     """The scalars of every class.
 
-    A coordinate that is constantly zero on a class (a dead ReLU) has no relative variance: it is in none of the
-    correlations, and counted.
+    A coordinate that is constantly zero on a class (a dead ReLU) has no relative variance: the correlations leave it
+    out, and ``dead`` counts it.
 
     Args:
         means: m [C, d].

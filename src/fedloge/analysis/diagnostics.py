@@ -15,23 +15,23 @@ from fedloge.analysis.features import Features, Subject
 from fedloge.analysis.pruning import RATIOS, pruning_curves
 from fedloge.analysis.tsne import tsne_of_means
 from fedloge.collapse.measurement import measure_batches
-from fedloge.report.figures.base import thin
+from fedloge.plotting import thin
 
 Analysis = dict[str, Any]
 """The content of ``analysis.json``."""
 
 AGREEMENT = 0.99
-"""Share of equal predictions from which on a head counts as what the generic model uses; the rest are near ties."""
+"""Least share of equal predictions at which a head counts as the generic model's own; the rest are near ties."""
 
 SHOWN_CLASSES = 100
-"""Most classes in a cosine matrix of the result: more cannot be told apart in a figure."""
+"""Largest number of classes in a cosine matrix of the result: more cannot be distinguished in a figure."""
 
 SHOWN_POINTS = 5000
-"""Most rows of clients' heads in the result; ``norms.csv`` has all."""
+"""Largest number of rows of clients' heads in the result; ``norms.csv`` has all."""
 
 
 def diagnose(subject: Subject, shown: Sequence[int]) -> Analysis:
-    """All topics of an analysis, from the subject alone; nothing is written.
+    """All topics of an analysis.
 
     A topic that the method or the data do not allow is None, and ``left_out`` says why.
     """
@@ -39,7 +39,7 @@ def diagnose(subject: Subject, shown: Sequence[int]) -> Analysis:
     if subject.agreement < AGREEMENT:
         left_out.append(
             f"the generic model does more than {subject.classifier} (norms, adjusted logits): pruning and collapse "
-            f"are of that layer alone, which predicts the same on {100 * subject.agreement:.1f} % of the images"
+            f"describe that layer alone, which predicts the same on {100 * subject.agreement:.1f} % of the images"
         )
     means, variances = fig1.class_moments(subject.test, len(subject.class_names))
     result: Analysis = {"degeneration": degeneration(subject, means, variances, shown, left_out)}
@@ -52,7 +52,7 @@ def diagnose(subject: Subject, shown: Sequence[int]) -> Analysis:
 
 
 def describe(subject: Subject) -> dict[str, Any]:
-    """What was measured."""
+    """Facts about the run and the features."""
     frozen = subject.frozen
     return {
         "method": subject.method,
@@ -91,7 +91,7 @@ def degeneration(
 
 
 def pruning(subject: Subject, all_tested: bool, left_out: list[str]) -> dict[str, Any] | None:
-    """Fig. 3: the curves of every head; those of the generic model's over all classes once more by themselves."""
+    """Fig. 3: the curves of every head; those of the head in use over all classes are repeated by order."""
     if not subject.heads or not all_tested:
         why = "a class without test images" if subject.heads else "no linear head"
         left_out.append(f"{why}: no pruning curves")
@@ -116,7 +116,7 @@ def tsne(subject: Subject, means: Tensor, tested: Tensor) -> dict[str, Any]:
 
 
 def head_topics(subject: Subject, left_out: list[str]) -> dict[str, Any]:
-    """Fig. 7, Table 6, and norms against class sizes, of the generic heads and of those that clients have."""
+    """Fig. 7, Table 6, and norms against class sizes, for the heads of the generic model and of the clients."""
     by_count = np.argsort(-subject.class_counts.numpy(), kind="stable")
     chosen = torch.from_numpy(thin(by_count, SHOWN_CLASSES))
     tables: dict[str, Any] = {name: frames.frame(head.weight) for name, head in subject.heads.items()}
@@ -133,7 +133,7 @@ def head_topics(subject: Subject, left_out: list[str]) -> dict[str, Any]:
         points = [row for rows in clients for row in rows][:SHOWN_POINTS]
         norms[key] = {**frames.client_cardinality(clients), "points": points}
     if not subject.client_heads:
-        left_out.append("no head of the clients' own: nothing about φ_k")
+        left_out.append("clients have no head of their own: no results for φ_k")
     return {
         "equiangular": frames.equiangular(len(subject.class_names)),
         "frames": tables,
@@ -169,5 +169,5 @@ def class_facts(subject: Subject, c: int) -> dict[str, Any]:
 
 
 def client_key(head: str) -> str:
-    """How the clients' own version of a head is called."""
+    """Key of the clients' own version of a head."""
     return f"{head}_k"

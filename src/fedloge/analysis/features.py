@@ -1,4 +1,4 @@
-"""What the diagnostics look at: a run's generic model, the features that enter its classifier, and all its heads."""
+"""Subject of the diagnostics: a run's generic model, the features that enter its classifier, and all its heads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from fedloge.models.heads import FixedLinear
 from fedloge.runs.run import load_run
 
 Stage = Literal["last", "final"]
-"""As trained, or after realignment or fine-tuning."""
+"""``last``, as trained, or ``final``, after realignment or fine-tuning."""
 
 CHUNK = 4096
-"""Features that are held in float64 at a time."""
+"""Number of features held in float64 at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Features:
     labels: Tensor
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parts of them in float64, in order."""
+        """Chunks in float64, in order."""
         parts = zip(torch.split(self.values, CHUNK), torch.split(self.labels, CHUNK), strict=True)
         return ((values.double(), labels) for values, labels in parts)
 
@@ -58,17 +58,17 @@ class Subject:
         method: Name of the method.
         dataset: Name of the dataset.
         round: Rounds trained.
-        stage: Which of its states.
+        stage: State of the run that is analysed.
         class_names: Length C.
         groups: many, medium or few for every class.
         test: Features of the balanced test set.
         train: Features of all clients' training images, without augmentation.
-        heads: The generic model's linear heads by name, the one that it uses first.
-        classifier: Which of them it uses; None if it has no linear layer with a row per class.
-        agreement: Share of the test images on which that head alone predicts what the generic model does.
-        client_heads: Names of the heads of that shape that every client has of its own.
+        heads: The generic model's linear heads by name, the head in use first.
+        classifier: Name of the head in use; None without a linear layer with a row per class.
+        agreement: Share of the test images on which the head in use alone predicts the same as the generic model.
+        client_heads: Names of the linear heads that every client has of its own.
         client_counts: n_{k,c}, int64 [K, C].
-        state: The state itself.
+        state: Federated state that was loaded.
     """
 
     method: str
@@ -97,7 +97,7 @@ class Subject:
         return next((head for head in self.heads.values() if head.frozen), None)
 
     def client_weights(self, head: str) -> Iterator[Tensor]:
-        """That head of one client after the other, float64 [C, d]."""
+        """Weights of a head of each client in turn, float64 [C, d]."""
         return (own[f"{head}.weight"].double() for own in self.state.clients)
 
 
@@ -110,14 +110,14 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
         stage: ``last``, as trained, or ``final``, after realignment or fine-tuning.
 
     Raises:
-        RunError: If it is not a run, its method has no generic model, or it has no such state.
+        RunError: If the path is not a run, its method has no generic model, or the run has no such state.
         ConfigError: If features are not finite, because training diverged.
-        FedlogeError: If an option of the model is to be changed, which the weights were trained with.
+        FedlogeError: If an override changes an option of the model.
     """
     check_choice("state", stage, ("last", "final"))
     for override in overrides:
         if override.startswith("--model"):
-            raise FedlogeError(f"{override!r} cannot change a trained run. Give the run that was trained so.")
+            raise FedlogeError(f"{override!r} cannot change a trained run. Give a run that was trained with it.")
     run = load_run(path, overrides)
     method, data = run.method, run.data
     if "global" not in method.views:
@@ -160,8 +160,8 @@ def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, F
     """The name of the generic model's classifier, what enters it, and what the model predicts, int64 [n].
 
     The classifier is the last linear layer with a row per class that the generic model calls; its input is projected or
-    normalised where the method does that. A method that calls none (τ-normalisation) is taken at its word: the features
-    are those that it gives to ``logits``.
+    normalised where the method does that. For a method that calls none (τ-normalisation) the features are those
+    that it passes to ``logits``.
     """
     called: list[tuple[str, Tensor]] = []
     hooks = [
@@ -187,14 +187,14 @@ def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, F
 
 
 def agreement(head: Head, features: Features, predictions: Tensor) -> float:
-    """Share of the features of which a head makes these predictions."""
+    """Share of the features for which a head alone makes these predictions."""
     bias = 0 if head.bias is None else head.bias
     own = torch.cat([(values @ head.weight.T + bias).argmax(1) for values, _ in features.batches()])
     return float((own == predictions).double().mean())
 
 
 def linear_layers(method: Method) -> dict[str, nn.Linear | FixedLinear]:
-    """Linear layers with a row per class that are no part of a body."""
+    """Linear layers with a row per class outside the bodies, by name."""
     return {
         name: module
         for name, module in method.named_modules()
@@ -205,7 +205,7 @@ def linear_layers(method: Method) -> dict[str, nn.Linear | FixedLinear]:
 
 
 def generic_heads(method: Method, dim: int, averaged: Tensors) -> dict[str, Head]:
-    """The heads of d columns that the server has, as they are loaded: shared, fixed, or averaged for testing."""
+    """Heads of the generic model with d columns as loaded: shared, fixed, or averaged for testing."""
     heads = {}
     for name, module in linear_layers(method).items():
         on_server = not method.is_personal(f"{name}.weight") or f"{name}.weight" in averaged
@@ -216,7 +216,7 @@ def generic_heads(method: Method, dim: int, averaged: Tensors) -> dict[str, Head
 
 
 def own_heads(method: Method, dim: int, own: Tensors) -> list[str]:
-    """Names of the heads of d columns among a client's entries."""
+    """Names of the heads with d columns among a client's entries."""
     layers = linear_layers(method).items()
     return [name for name, module in layers if f"{name}.weight" in own and module.weight.shape[1] == dim]
 

@@ -1,4 +1,4 @@
-"""The figures of the diagnostics. Each takes analyses by name and shows them side by side; one alone is the same.
+"""Figures of the diagnostics. Each function takes one or more analyses by name and shows them side by side.
 
 An analysis is what :func:`fedloge.analysis.analyze_run` returns, so that an ``analysis.json`` can be drawn again.
 """
@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.collapse.lab.figures import COLOURS, new_figure, norm_panel, plain_ticks
-from fedloge.report.figures.base import SHOT_COLORS
-from fedloge.report.figures.heads import SYMBOLS
+from fedloge.plotting import (
+    COLOURS,
+    MAX_NAMES,
+    SHOT_COLORS,
+    SYMBOLS,
+    heat_map,
+    new_figure,
+    norm_panel,
+    plain_ticks,
+    signed,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,12 +31,9 @@ Results = Mapping[str, Mapping[str, Any]]
 
 VARIANCE, RELATIVE, GREY = COLOURS[3], COLOURS[4], "0.88"
 
-FEW = 30
-"""Up to so many classes are told by name."""
-
 
 def head_symbol(key: str, result: Mapping[str, Any]) -> str:
-    """How the paper writes a head: ``phi_k`` is φₖ, and ``sse`` is only called SSE-C where it is sparse."""
+    """The paper's symbol of a head: ``phi_k`` is φₖ; ``sse`` is SSE-C if it is sparse, otherwise a dense fixed head."""
     name = key.removesuffix("_k")
     if name == "sse" and not result["run"]["zeros_of_frozen_head"]:
         return "dense fixed head"
@@ -58,7 +63,7 @@ def degeneration_figure(results: Results) -> Figure:
 
 
 def _variance_panel(ax: Axes, curve: Mapping[str, Any], name: str, label: str, colour: str) -> None:
-    """m as an area, a variance on an axis of its own at the right, grey behind masked coordinates."""
+    """Draw m as an area and a variance on a second axis at the right, with grey behind masked coordinates."""
     mean, values = _numbers(curve["mean"]), _numbers(curve[name])
     places, masked = np.arange(len(mean)), np.flatnonzero(curve["masked"])
     ax.grid(visible=False)
@@ -76,11 +81,11 @@ def _variance_panel(ax: Axes, curve: Mapping[str, Any], name: str, label: str, c
     else:
         right.set_ylim(bottom=0)
     right.tick_params(which="both", labelsize=7, colors=colour)
-    right.set_ylabel(f"{label}, Spearman with m {_signed(curve[f'spearman_{name}'])}", fontsize=8, color=colour)
+    right.set_ylabel(f"{label}, Spearman with m {signed(curve[f'spearman_{name}'])}", fontsize=8, color=colour)
 
 
 def pruning_figure(results: Results) -> Figure | None:
-    """Fig. 3: accuracy as classes give up coordinates; above by head, below the generic model's by group of classes."""
+    """Fig. 3: accuracy against the share of pruned coordinates; above by head, below by group for the head in use."""
     known = {name: result for name, result in results.items() if result["pruning"]}
     if not known:
         return None
@@ -121,14 +126,14 @@ def tsne_figure(results: Results) -> Figure:
     figure, axes = new_figure(1, len(results), 4.6 * len(results), 4.5)
     for ax, (name, result) in zip(axes, results.items(), strict=True):
         tsne = result["tsne"]
-        size = 7 if len(tsne["points"]) <= FEW else 3
+        size = 7 if len(tsne["points"]) <= MAX_NAMES else 3
         for group, colour in SHOT_COLORS.items():
             chosen = [
                 point for point, facts in zip(tsne["points"], tsne["classes"], strict=True) if facts["group"] == group
             ]
             if chosen:
                 ax.plot(*zip(*chosen, strict=True), "o", color=colour, label=group, markersize=size)
-        if len(tsne["points"]) <= FEW:
+        if len(tsne["points"]) <= MAX_NAMES:
             for point, facts in zip(tsne["points"], tsne["classes"], strict=True):
                 ax.annotate(facts["name"], point, xytext=(5, 4), textcoords="offset points", fontsize=7)
         near = f"nearest neighbour: min {tsne['nn_min_features']:.2f}, median {tsne['nn_median_features']:.2f} before"
@@ -153,7 +158,7 @@ def cosine_figure(results: Results) -> Figure | None:
         for ax, (head, matrix) in zip(row, heads.items(), strict=False):
             image = heat_map(ax, _numbers(matrix), [facts["name"] for facts in result["cosines"]["classes"]])
             frame = result["frames"][head]
-            spread = f"cos {_signed(frame['cos_mean'], 3)} ± {frame['cos_std']:.3f}, max {_signed(frame['cos_max'])}"
+            spread = f"cos {signed(frame['cos_mean'], 3)} ± {frame['cos_std']:.3f}, max {signed(frame['cos_max'])}"
             mean = ", mean of the clients" if head.endswith("_k") else ""
             ax.set_title(f"{name}: {head_symbol(head, result)}{mean}\n{spread}", fontsize=8)
     shown, all_classes = len(result["cosines"]["classes"]), result["run"]["classes"]
@@ -161,16 +166,6 @@ def cosine_figure(results: Results) -> Figure | None:
         figure.supxlabel(f"{shown} of {all_classes} classes, evenly spaced by training images, most first", fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, label="cosine").ax.tick_params(labelsize=7)
     return figure
-
-
-def heat_map(ax: Axes, matrix: NDArray[Any], names: Sequence[Any]) -> Any:
-    """Cosines [C, C] between -1 and 1, with the names of the classes where they are few."""
-    ax.grid(visible=False)
-    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
-    shown = len(names) <= FEW
-    ax.set_xticks(range(len(names)) if shown else [], names if shown else [], rotation=90, fontsize=7)
-    ax.set_yticks(range(len(names)) if shown else [], names if shown else [], fontsize=7)
-    return image
 
 
 def norm_figure(results: Results) -> Figure | None:
@@ -196,7 +191,7 @@ def _client_panel(ax: Axes, norms: Mapping[str, Any], symbol: str) -> None:
     sizes, values = (_numbers([row[name] for row in norms["points"]]) for name in ("n", "norm"))
     ax.loglog(sizes, values, "o", color=COLOURS[1], alpha=0.5, markersize=4, markeredgewidth=0)
     if norms["clients"]:
-        fit = f"n^{norms['exponent_mean']:.2f} ± {norms['exponent_std']:.2f}, ρ = {_signed(norms['spearman_mean'])}"
+        fit = f"n^{norms['exponent_mean']:.2f} ± {norms['exponent_std']:.2f}, ρ = {signed(norms['spearman_mean'])}"
         ax.plot([], [], "o", color=COLOURS[1], label=f"each of {norms['clients']} clients: {fit}")
         ax.legend(fontsize=8)
     ax.set_xlabel("the client's own training images of the class, n", fontsize=9)
@@ -212,10 +207,6 @@ def _numbers(values: Any) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
 
-def _signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 FIGURES: Mapping[str, Callable[[Results], Any]] = {
     "degeneration": degeneration_figure,
     "pruning": pruning_figure,
@@ -223,4 +214,4 @@ FIGURES: Mapping[str, Callable[[Results], Any]] = {
     "cosines": cosine_figure,
     "norms": norm_figure,
 }
-"""By the name of the file."""
+"""Functions that draw the figures, by the name of the file."""

@@ -23,11 +23,11 @@ def pruning_curves(
 ) -> Curves:
     """Accuracy at every ratio of :data:`RATIOS`, by head, by order, and for ``all`` classes and every group of them.
 
-    Every class counts the same, so that it does not matter whether the test set is balanced.
+    Every class has the same weight, whether or not the test set is balanced.
 
     Args:
-        features: Of the test set; every class needs some.
-        heads: By name.
+        features: Features of the test set, with at least one of every class.
+        heads: Heads by name.
         groups: many, medium or few for every class.
         absolute: Rank by |μ_c|, for features that may be negative.
 

@@ -1,4 +1,4 @@
-"""``analysis.md``: the tables of the diagnostics, and what each says and does not say."""
+"""``analysis.md``: the tables of the diagnostics, and what each does and does not show."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedloge.analysis.figures import head_symbol
-from fedloge.collapse.lab.output import cell
-from fedloge.report.headline import Table
-from fedloge.report.text import markdown_table
+from fedloge.tables import from_rows
 
 Analysis = Mapping[str, Any]
 
@@ -18,17 +16,17 @@ FIRST = {"ascending": "smallest", "descending": "largest"}
 """Which class means are pruned first, by order."""
 
 BEYOND = 0.05
-"""A correlation counts as stronger than what division by m² gives by more than this."""
+"""Least difference by which a correlation counts as stronger than that from division by m² alone."""
 
 COST = 0.01
-"""Accuracy that pruning may cost before it counts."""
+"""Loss of accuracy that still counts as free pruning."""
 
 COLLAPSE = ("nc1", "cdnv", "equinorm", "etf_error", "etf_floor", "nc3_cosine", "nc4", "classes", "singleton_classes")
 """Columns of the table of collapse; ``collapse.csv`` has all."""
 
 
 def headline(name: str, result: Analysis) -> dict[str, Any]:
-    """The numbers that stand for an analysis, a column each; None for what there is not."""
+    """Headline numbers of an analysis by column; None for what was left out."""
     degeneration, pruning, collapse = result["degeneration"], result["pruning"], result["collapse"]
     trained = next((norms for key, norms in result["norms"].items() if not key.endswith("_k")), None)
     half = pruning["ratios"].index(0.5) if pruning else 0
@@ -49,14 +47,14 @@ def headline(name: str, result: Analysis) -> dict[str, Any]:
 
 
 def markdown(result: Analysis, figures: Sequence[str]) -> str:
-    """The whole analysis of a run."""
+    """The analysis of a run as Markdown."""
     run = result["run"]
     classifier = head_symbol(run["classifier"], result) if run["classifier"] else "none that is linear"
     facts = (
         f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}. "
         f"Classifier of the generic model: {classifier}; d = {run['dimension']}, {run['classes']} classes. Test: "
         f"{run['test_images']} images of the global test set; training: {run['train_images']} images of "
-        f"{run['clients']} clients, without augmentation. Test images are measured on; nothing is chosen by them."
+        f"{run['clients']} clients, without augmentation. Test images are used for measurement only."
     )
     blocks = [f"# Analysis of {run['name']}", facts]
     for name, topic in TOPICS.items():
@@ -67,24 +65,24 @@ def markdown(result: Analysis, figures: Sequence[str]) -> str:
 
 
 def comparison_markdown(results: Mapping[str, Analysis], figures: Sequence[str]) -> str:
-    """Several analyses side by side."""
+    """Several analyses side by side as Markdown."""
     rows = [headline(name, result) for name, result in results.items()]
     note = (
         "Each run's own `analysis/analysis.md` says how to read these numbers. One run of each kind shows what can be "
-        "measured, not what a method does: differences need several seeds. Σv/Σm², ρ, CDNV and NC1 do not depend on "
+        "measured, not what a method does: that needs several seeds. Σv/Σm², ρ, CDNV and NC1 do not depend on "
         "the scale of the features; m and v alone do."
     )
     pictures = [f"![{name.removesuffix('.png')}]({name})" for name in figures]
-    return "\n\n".join([f"# Analysis of {', '.join(results)}", _table("", rows), note, *pictures]) + "\n"
+    return "\n\n".join([f"# Analysis of {', '.join(results)}", from_rows("", rows).markdown(), note, *pictures]) + "\n"
 
 
 def degeneration_topic(result: Analysis) -> list[str]:
-    """Fig. 1."""
+    """Section on feature degeneration (Fig. 1)."""
     found = result["degeneration"]
     columns = [name for name in found if name not in ("groups", "classes", "curves")]
     rows = [{"classes": "all", **{name: found[name] for name in columns}}]
     rows += [{"classes": group, **values} for group, values in found["groups"].items()]
-    return [_table("Feature degeneration (Fig. 1)", rows), " ".join(_degeneration_reading(result))]
+    return [from_rows("Feature degeneration (Fig. 1)", rows).markdown(), " ".join(_degeneration_reading(result))]
 
 
 def _degeneration_reading(result: Analysis) -> list[str]:
@@ -124,7 +122,7 @@ def _lower(masked: float, kept: float) -> str:
 
 
 def pruning_topic(result: Analysis) -> list[str]:
-    """Fig. 3."""
+    """Section on pruning (Fig. 3)."""
     pruning = result["pruning"]
     if pruning is None:
         return []
@@ -142,26 +140,26 @@ def pruning_topic(result: Analysis) -> list[str]:
         "Accuracy (%, mean of the classes) with a share of the coordinates set to zero in every class's row, ranked by "
         f"that class's {pruning['ranked_by']}; 0 % is the unpruned head, 100 % its bias alone. Of "
         f"{head_symbol(pruning['head'], result)} up to {free:.0%} of the coordinates, smallest first, can go at a cost "
-        f"of at most {100 * COST:.0f} point. This says which coordinates a class's row lives on, not that the features "
-        "hold nothing else: the ranking is by the same test images, and all rows lose theirs at once, which also "
+        f"of at most {100 * COST:.0f} point. This shows on which coordinates a class's row relies, not that the others "
+        "hold nothing: the ranking is by the same test images, and all rows lose theirs at once, which also "
         "shifts the balance between frequent and rare classes."
     )
-    return [_table("Pruning (Fig. 3)", rows), reading]
+    return [from_rows("Pruning (Fig. 3)", rows).markdown(), reading]
 
 
 def tsne_topic(result: Analysis) -> list[str]:
-    """Fig. 6."""
+    """Section on class means (Fig. 6)."""
     found = result["tsne"]
     names = ("nn_min", "nn_median", "nn_min_features", "nn_median_features", "perplexity")
     reading = (
         "Distance of a class mean to its nearest neighbour, on the map and before it (standardised means, divided by "
         "√d). The map has no scale and one seed: do not compare its distances between runs, compare those before it."
     )
-    return [_table("Class means (Fig. 6)", [{name: found[name] for name in names}]), reading]
+    return [from_rows("Class means (Fig. 6)", [{name: found[name] for name in names}]).markdown(), reading]
 
 
 def frames_topic(result: Analysis) -> list[str]:
-    """Fig. 7 and Table 6."""
+    """Section on angles and norms (Fig. 7, Table 6)."""
     ideal = result["equiangular"]
     rows = [{"head": head_symbol(name, result), **row} for name, row in result["frames"].items()]
     if not rows:
@@ -171,11 +169,11 @@ def frames_topic(result: Analysis) -> list[str]:
         f"{result['run']['classes']} classes has {ideal['angle']:.3f}° and cosine {ideal['cos']:.4f} everywhere, "
         "variances of zero. Heads of clients: statistics of each, averaged; their rows of absent classes are included."
     )
-    return [_table("Angles and norms (Fig. 7, Table 6)", rows), reading]
+    return [from_rows("Angles and norms (Fig. 7, Table 6)", rows).markdown(), reading]
 
 
 def norms_topic(result: Analysis) -> list[str]:
-    """Norms against class sizes."""
+    """Section on norms against class sizes."""
     rows = []
     for name, norms in result["norms"].items():
         own = "_mean" if name.endswith("_k") else ""
@@ -189,11 +187,11 @@ def norms_topic(result: Analysis) -> list[str]:
         "the clients, each over the classes that it has. The closed form M/(2(M+1)), ¼ for one layer, is for free "
         "features, squared error and weight decay: none of these holds here, so it is a yardstick and not a test."
     )
-    return [_table("Norms against class sizes", rows), reading]
+    return [from_rows("Norms against class sizes", rows).markdown(), reading]
 
 
 def collapse_topic(result: Analysis) -> list[str]:
-    """NC1 to NC4."""
+    """Section on neural collapse (NC1 to NC4)."""
     found = result["collapse"]
     rows = [
         {"features": part, **{name: found[part][name] for name in COLLAPSE if name in found[part]}}
@@ -205,13 +203,7 @@ def collapse_topic(result: Analysis) -> list[str]:
         "(one above all) look more collapsed than they are. "
         "docs/neural_collapse.md defines every column."
     )
-    return [_table("Neural collapse", rows), reading]
-
-
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [[cell(value) for value in row.values()] for row in rows]
-    words = sum(isinstance(value, str) and not value[:1].isdigit() for value in rows[0].values())
-    return markdown_table(Table(title, list(rows[0]), cells, names=words))
+    return [from_rows("Neural collapse", rows).markdown(), reading]
 
 
 TOPICS: Mapping[str, Callable[[Analysis], list[str]]] = {
@@ -222,4 +214,4 @@ TOPICS: Mapping[str, Callable[[Analysis], list[str]]] = {
     "norms": norms_topic,
     "collapse": collapse_topic,
 }
-"""By the name of the figure that belongs to it."""
+"""Functions that write the sections, by the name of their figure."""

@@ -17,7 +17,7 @@ def tsne_of_means(means: Tensor) -> dict[str, Any]:
     """Standardised class means by t-SNE, and how far each is from its nearest neighbour.
 
     Perplexity is 30, or (C-1)/3 where that is less: it must be below C. Positions on a t-SNE map have no scale, so
-    distances are told before the map too, between standardised means and divided by √d.
+    distances are also given before the map, between standardised means and divided by √d.
 
     Args:
         means: [C, d] without nan, at least two.

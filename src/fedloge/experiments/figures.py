@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedloge.analysis.figures import heat_map
-from fedloge.collapse.lab.figures import new_figure
 from fedloge.experiments.study import Study
 from fedloge.experiments.sweep import Sweep
 from fedloge.experiments.tables import Result
+from fedloge.plotting import heat_map, new_figure
 from fedloge.runs.measures import HEADLINES, mean_std
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ import numpy as np
 
 from fedloge.evaluation.shots import SHOTS
 from fedloge.methods.base import View
-from fedloge.report.figures.base import percent
+from fedloge.plotting import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
 from fedloge.report.tables import MASKED, PRIVILEGES
 from fedloge.runs.measures import GENERIC, GM, KINDS, MEASURES, PERSONAL, PM, WORST_TENTH, Measure, read_all
 from fedloge.runs.tables import ModelView
+from fedloge.tables import Table
 
 OVER_SEEDS = {"GM": GM, "GM few": MEASURES["few"], "PM": PM, "PM worst tenth": WORST_TENTH}
 """Columns of the table over seeds."""
@@ -39,16 +40,6 @@ class Card:
     value: str
     meaning: str
     details: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a heading; the first ``names`` columns are words, the others numbers."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int = 1
 
 
 def cards(run: RunData) -> list[Card]:

@@ -14,10 +14,10 @@ from plotly.offline import get_plotlyjs
 from fedloge.methods.base import View
 from fedloge.report import headline
 from fedloge.report.figures import classes, clients, curves, heads
-from fedloge.report.figures.base import Panel
-from fedloge.report.headline import Table
+from fedloge.report.figures.panel import Panel
 from fedloge.report.run_data import RunData
 from fedloge.runs.tables import ModelView
+from fedloge.tables import Table
 
 NO_MODEL: Mapping[View, str] = {
     "global": "This method has no generic model.",

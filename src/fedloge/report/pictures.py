@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,8 +15,8 @@ from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.evaluation.shots import SHOTS
 from fedloge.methods.base import View
+from fedloge.plotting import MUTED, RUN_COLORS, SHOT_COLORS, png, thin
 from fedloge.report import headline
-from fedloge.report.figures.base import MUTED, RUN_COLORS, SHOT_COLORS, thin
 from fedloge.report.figures.curves import run_color, stage_values
 from fedloge.report.figures.heads import head_stages, symbol
 from fedloge.report.run_data import RunData
@@ -49,7 +48,7 @@ def picture(runs: Sequence[RunData]) -> bytes:
         grid = rest.subplots(3, 2).flat
         for axes, single in zip(grid, (*panels, _partition_panel, _norm_panel), strict=True):
             single(axes, runs[0])
-    return _png(figure)
+    return png(figure, DPI)
 
 
 def partition_picture(partition: Partition, class_names: Sequence[str]) -> bytes:
@@ -64,7 +63,7 @@ def partition_picture(partition: Partition, class_names: Sequence[str]) -> bytes
     axes.set_title(
         f"{clients} clients, {about}, IF {partition.imbalance_factor:g} (max/min), {partition.sha256[:12]}", fontsize=9
     )
-    return _png(figure)
+    return png(figure, DPI)
 
 
 def _title(runs: Sequence[RunData]) -> str:
@@ -73,12 +72,6 @@ def _title(runs: Sequence[RunData]) -> str:
     known = dict(headline.facts(runs[0]))
     about = [known["long tail"], f"clients: {known['clients']}", f"round {known['rounds']}", f"seed {known['seed']}"]
     return f"{known['method']} on {runs[0].summary['dataset']}: " + ", ".join(about)
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
-    return content.getvalue()
 
 
 # Panels ------------------------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from fedloge.evaluation.shots import SHOTS
 from fedloge.runs.measures import HEADLINES, KINDS, MEASURES, PM_STD, WORST_TENTH, Measure
+from fedloge.tables import Table
 
 COLUMNS: Mapping[str, tuple[Measure, ...]] = {
     "accuracy": HEADLINES,
@@ -23,35 +24,37 @@ PRIVILEGES = {
     "class_counts": "the server knows all clients' class counts",
     "auxiliary": "the server has training images of its own",
 }
-"""What a method's ``privileged`` means."""
+"""Meaning of the entries of a method's ``privileged``."""
 
 MASKED = {
     "train": "classes absent from a client's training data are masked",
     "test": "classes absent from a client's test data are masked",
 }
-"""What ``trainer.mask_absent`` means where it is on."""
+"""Meaning of the values of ``trainer.mask_absent`` that mask classes."""
 
 
-def accuracy_table(summary: Mapping[str, Any]) -> Table:
-    """Generic and personal accuracy in percent, before and after realignment, from ``summary.json``."""
-    table = Table(title=f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)")
-    table.add_column("model", no_wrap=True)
-    table.add_column("heads", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
-    for model, heads, part in accuracy_rows(summary):
-        table.add_row(model, heads, *(_cell(part, measures) for measures in COLUMNS.values()))
+def accuracy_table(summary: Mapping[str, Any]) -> RichTable:
+    """Accuracy of the generic and the personal models in percent, before and after realignment or fine-tuning.
+
+    Args:
+        summary: ``summary.json``.
+    """
+    rows = [
+        [model, heads, *(_cell(part, measures) for measures in COLUMNS.values())]
+        for model, heads, part in accuracy_rows(summary)
+    ]
+    title = f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)"
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]
     own = " (personal: of the client's own test images)" if summary["shots"].get("personal") == "own" else ""
     note = f"last round; many/medium/few by {rule}{own}; personal: mean over clients, std and worst tenth"
     known = [PRIVILEGES[name] for name in summary.get("privileged", ())]
     known += [MASKED[mask]] if mask in MASKED else []
-    table.caption = note + (f"; privileged knowledge: {', '.join(known)}" if known else "")
-    return table
+    note += f"; privileged knowledge: {', '.join(known)}" if known else ""
+    return Table(title, ["model", "heads", *COLUMNS], rows, names=2).rich(note)
 
 
 def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, float] | None]]:
-    """Model, heads and numbers of each row; None where a method has no such model."""
+    """Model, heads and numbers of each row; the numbers are None if the method has no such model."""
     rows: list[tuple[str, str, Mapping[str, float] | None]] = []
     before = summary["before_realignment"]
     for view, model in KINDS.items():

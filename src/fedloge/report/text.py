@@ -1,38 +1,36 @@
-"""The report as text: Markdown to read, CSV to compute with."""
+"""The report as text: Markdown and CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
+from fedloge.plotting import percent
 from fedloge.report import headline
-from fedloge.report.figures.base import percent
 from fedloge.report.figures.clients import worst_words
-from fedloge.report.headline import Table
 from fedloge.report.run_data import RunData
 from fedloge.runs.measures import KINDS
 from fedloge.runs.tables import ModelView
+from fedloge.tables import Table
 
 
 def markdown(runs: Sequence[RunData]) -> str:
-    """Headline numbers, accuracies by class, the worst clients, cost and settings, as Markdown."""
+    """Facts, warnings, headline numbers, accuracies by class, the worst clients and differing options, as Markdown."""
     blocks = [f"# {', '.join(run.name for run in runs)}"]
     blocks += [_facts(run) for run in runs]
     blocks += [f"> {warning}" for warning in headline.warnings(runs)]
-    blocks += [markdown_table(table) for table in headline.tables(runs)]
+    blocks += [table.markdown() for table in headline.tables(runs)]
     blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs)}."]
     for run in runs:
-        blocks += [markdown_table(table) for table in (class_table(run),) if table.rows]
+        blocks += [table.markdown() for table in (class_table(run),) if table.rows]
         if ModelView("personal") in run.clients:
             blocks.append(f"{run.name}: {worst_words(run.clients[ModelView('personal')])}")
     difference = headline.differences(runs)
-    blocks += [markdown_table(difference)] if difference else []
+    blocks += [difference.markdown()] if difference else []
     return "\n\n".join(blocks) + "\n"
 
 
 def class_table(run: RunData) -> Table:
-    """Accuracy of every class, by view, most training images first."""
+    """Accuracy of every class by each model, the class with the most training images first."""
     columns = {view: KINDS[view.model] + (", before" if view.before else "") for view in run.class_accuracy}
     rows = [
         [run.class_names[c], run.groups[c], f"{run.class_counts[c]}"]
@@ -44,17 +42,16 @@ def class_table(run: RunData) -> Table:
 
 
 def comma_separated(runs: Sequence[RunData]) -> str:
-    """A row per number: run, method, seed, round, model, stage (``trained`` or ``final``), item, measure, value.
+    """One row per number: run, method, seed, round, model, stage (``trained`` or ``final``), item, measure, value.
 
-    The item is empty for a number of the whole, ``class NAME`` or ``client K``; values are shares, not percent.
+    The item is ``class NAME`` or ``client K``, or empty for a number of the whole run. Accuracies are between 0 and 1.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "method", "seed", "round", "model", "stage", "item", "measure", "value"])
+    columns = ["run", "method", "seed", "round", "model", "stage", "item", "measure", "value"]
+    rows = []
     for run in runs:
         about = [run.name, run.method, run.summary["seed"], run.summary["rounds"]]
-        writer.writerows([*about, *cells] for cells in _numbers(run))
-    return text.getvalue()
+        rows += [[*about, *cells] for cells in _numbers(run)]
+    return Table("", columns, rows).csv("\n")
 
 
 def _numbers(run: RunData) -> list[list[object]]:
@@ -76,11 +73,3 @@ def _numbers(run: RunData) -> list[list[object]]:
 
 def _facts(run: RunData) -> str:
     return f"**{run.name}**: " + ", ".join(f"{name} {value}" for name, value in headline.facts(run)) + "."
-
-
-def markdown_table(table: Table) -> str:
-    """A table in Markdown under its title."""
-    line = ["---" if i < table.names else "---:" for i in range(len(table.columns))]
-    rows = [table.columns, line, *table.rows]
-    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-    return f"## {table.title}\n\n{text}" if table.title else text

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def without_nan(value: Any) -> Any:
-    """A JSON value with null in place of nan."""
+    """A JSON value with null in place of numbers that are not finite."""
+    return map_floats(value, lambda number: number if math.isfinite(number) else None)
+
+
+def map_floats(value: Any, change: Callable[[float], float | None]) -> Any:
+    """A JSON value with ``change`` applied to every float in its mappings and lists."""
     if isinstance(value, Mapping):
-        return {key: without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return {key: map_floats(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_floats(item, change) for item in value]
+    return change(value) if isinstance(value, float) else value
 
 
 def file_sha256(path: Path) -> str:

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from fedloge.checks import check_choice, check_least, check_not_negative, check_positive, check_threads
 from fedloge.collapse.lab import theory
-from fedloge.collapse.lab.output import Output, print_table
+from fedloge.collapse.lab.output import Output
 from fedloge.collapse.measurement import measure
 from fedloge.errors import ConfigError
 from fedloge.system.cpu import configure_cpu
+from fedloge.tables import print_table
 
 Loss = Literal["mse", "ce"]
 Optimizer = Literal["gd", "lbfgs", "adam"]

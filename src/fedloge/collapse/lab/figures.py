@@ -1,41 +1,17 @@
-"""Figures of the collapse experiments, drawn without the global state of pyplot."""
+"""Figures of the collapse experiments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedloge.collapse.lab.output import Row
+from fedloge.plotting import COLOURS, new_figure, norm_panel, plain_ticks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = ("#440154", "#2a788e", "#22a884", "#e8850c", "#c2255c", "#7a5195")
-
-
-def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """An empty figure of ``width`` by ``height`` inches, and its axes in row order."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes: Any = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25, linewidth=0.6)
-    return figure, list(axes.flat)
-
-
-def plain_ticks(ax: Axes, digits: Sequence[float]) -> None:
-    """Label the logarithmic vertical axis with plain numbers whose leading digit is one of ``digits``."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    ax.yaxis.set_major_locator(LogLocator(subs=digits))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter("{x:.2g}")
-    ax.tick_params(labelsize=8)
 
 
 def deep_linear_figure(curves: Sequence[Row], unit: str = "step", rate: float | None = None) -> Figure:
@@ -142,21 +118,3 @@ def psi_figure(rows: Sequence[Row], summary: Mapping[str, float], head: str) -> 
     figure, axes = new_figure(1, 1, 6.2, 4.4)
     norm_panel(axes[0], rows, summary, head)
     return figure
-
-
-def norm_panel(ax: Axes, rows: Sequence[Row], summary: Mapping[str, float], head: str) -> None:
-    """Draw the norms of a head in ``ax``, from rows with ``class``, ``n`` and ``norm`` and their power-law fit."""
-    seen = [row for row in rows if row["n"] and row["norm"]]
-    sizes, norms = (np.array([row[name] for row in seen], dtype=float) for name in ("n", "norm"))
-    centre, level = np.exp(np.log(sizes).mean()), np.exp(np.log(norms).mean())
-    line = np.geomspace(sizes.min(), sizes.max(), 50)
-    ax.loglog(line, level * (line / centre) ** summary["theory"], "k--", linewidth=1.2, label="closed form: n^0.25")
-    fit = f"fit: n^{summary['exponent']:.2f}, ρ = {summary['spearman']:+.2f}"
-    ax.loglog(line, level * (line / centre) ** summary["exponent"], color=COLOURS[1], linewidth=1.2, label=fit)
-    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {head}", markersize=6 if len(seen) <= 50 else 3)
-    for row in seen if len(seen) <= 20 else []:
-        ax.annotate(str(row["class"]), (row["n"], row["norm"]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    ax.set_xlabel("training images of the class over all clients, n", fontsize=9)
-    ax.set_ylabel(f"norm of the class's row of {head}", fontsize=9)
-    plain_ticks(ax, (1, 1.2, 1.5, 2, 3, 5, 7))
-    ax.legend(fontsize=8)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fedloge.checks import check_least, check_threads
 from fedloge.collapse.lab.corpus import split
 from fedloge.collapse.lab.language import MEASURED, measure_model
-from fedloge.collapse.lab.output import Output, print_table
+from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError, DataError
 from fedloge.system.cpu import configure_cpu
+from fedloge.tables import print_table
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from torchmetrics.functional import spearman_corrcoef
 
 from fedloge.checks import check_least, check_positive, check_threads
 from fedloge.collapse.lab.corpus import Corpus, corpus
-from fedloge.collapse.lab.output import Output, Row, print_table
+from fedloge.collapse.lab.output import Output, Row
 from fedloge.collapse.measurement import measure_batches
 from fedloge.errors import ConfigError
 from fedloge.system.cpu import configure_cpu
+from fedloge.tables import print_table
 
 MEASURED = ("cdnv_log", "gnc2_var", "gnc2_cv", "equinorm", "nc3_cosine", "unc3_var", "nc4", "etf_error", "nc1")
 """What is shown and correlated with the validation loss."""

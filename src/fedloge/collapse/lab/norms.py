@@ -11,8 +11,9 @@ from torchmetrics.functional import spearman_corrcoef
 
 from fedloge.checks import check_choice, check_positive
 from fedloge.collapse.lab import theory
-from fedloge.collapse.lab.output import Output, print_table
+from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError
+from fedloge.tables import print_table
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,11 @@ from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.evaluation.shots import SHOTS
 from fedloge.methods.base import View
-from fedloge.report.figures.base import (
-    BEFORE_BAR,
-    SHOT_COLORS,
-    Control,
-    Json,
-    Option,
-    Panel,
-    category_axis,
-    color_axis,
-    grid,
-    heat_axes,
-    heat_map,
-    heat_names,
-    layout,
-    numbers,
-    percent,
-    percent_axis,
-    thin,
-    thinned_note,
-)
+from fedloge.plotting import SHOT_COLORS, percent, thin
+from fedloge.report.figures import plot
+from fedloge.report.figures.panel import Control, Json, Option, Panel, sort_control
 from fedloge.report.run_data import Confusion, RunData
-from fedloge.runs.measures import KINDS
+from fedloge.runs.measures import MODELS
 from fedloge.runs.tables import ModelView
 
 TESTS = {
@@ -39,33 +22,27 @@ TESTS = {
 
 
 def class_accuracy(run: RunData, view: View, key: str) -> Panel | None:
-    """Accuracy of every class as bars, coloured many/medium/few, with that before the last step within them."""
-    after = run.class_accuracy.get(ModelView(view))
+    """Accuracy of every class as bars in the colours of many, medium and few; narrow bars: before the last step."""
+    after, before = (run.class_accuracy.get(ModelView(view, stage)) for stage in (False, True))
     if after is None:
         return None
-    before = run.class_accuracy.get(ModelView(view, before=True))
     traces = [_bars(run, view, group, after, before) for group in SHOTS]
-    caption = f"Share of each class's images recognised by the {_models(view)} {TESTS[view]}, round {_round(run)}."
+    caption = f"Share of each class's images recognised by the {MODELS[view]} {TESTS[view]}, {_round(run)}."
     if before is not None:
-        traces.append(_before(run, before))
+        traces.append(plot.narrow_bars("before", run.class_names, y=plot.numbers(before), hoverinfo="skip"))
         caption += f" Wide bars: after {run.last_step}; narrow bars: before."
     if view == "personal":
-        caption += " Of rare classes these are few images: hover for how many."
+        caption += " Rare classes have few test images: hover for their number."
     untested = int(np.isnan(after).sum())
     if untested:
         caption += f" {untested} class(es) without test images have no bar."
-    order = [run.class_names[c] for c in run.by_count]
-    axes: Json = {"xaxis": category_axis("class", order), "yaxis": percent_axis("accuracy")}
-    options = [
-        Option(label, {}, {"xaxis.categoryarray": [run.class_names[c] for c in chosen]})
-        for label, chosen in _orders(run, after, before).items()
-    ]
-    title = f"Accuracy, {_models(view)}"
-    return Panel(key, title, caption, traces, layout(barmode="overlay", bargap=0.15, **axes), Control("Sort", options))
+    orders = {label: [run.class_names[c] for c in order] for label, order in _orders(run, after, before).items()}
+    shown = plot.bar_layout(plot.category_axis("class", orders["training images"]), plot.percent_axis("accuracy"))
+    return Panel(key, f"Accuracy, {MODELS[view]}", caption, traces, shown, sort_control(orders))
 
 
 def confusion(run: RunData, view: View, key: str) -> Panel | None:
-    """Confusion matrix, each row in shares of the true class; before the last step where the reader asks for it."""
+    """Confusion matrix, each row in shares of the true class; a control offers that before the last step."""
     stages = [ModelView(view, before) for before in (False, True)]
     shown = [stage for stage in stages if stage in run.confusion]
     if not shown:
@@ -75,24 +52,24 @@ def confusion(run: RunData, view: View, key: str) -> Panel | None:
     options = [Option(_stage(run, stage), _cells(run.confusion[stage], order), {}) for stage in shown]
     hover = "true %{y}<br>predicted %{x}<br>%{z:.1%} of the class (%{customdata} images)"
     first = {name: value[0] for name, value in options[0].data.items()}
-    trace = heat_map(names, names, hover, texttemplate="%{text}", **first)
-    axes = heat_axes(heat_names("predicted class", names), heat_names("true class", names))
-    colors = color_axis("sequential", cmin=0, cmax=1, colorbar={"tickformat": ".0%"})
+    trace = plot.heat_map(names, names, hover, texttemplate="%{text}", **first)
+    axes = (plot.heat_names("predicted class", names), plot.heat_names("true class", names))
     caption = (
-        f"Rows: true class; columns: what the {_models(view)} said {TESTS[view]}, round {_round(run)}; both sorted by "
-        "training images, most first. The diagonal is right." + thinned_note(len(run.class_names))
+        f"Rows: true class; columns: class predicted by the {MODELS[view]} {TESTS[view]}, {_round(run)}. Classes with "
+        "the most training images come first; correct predictions are on the diagonal."
     )
-    control = Control("Show", options) if len(options) > 1 else None
-    chosen = layout(height=430, showlegend=False, **axes, **colors)
-    return Panel(key, f"Confusion, {_models(view)}", caption, [trace], chosen, control)
+    return Panel(
+        key,
+        f"Confusion, {MODELS[view]}",
+        caption + plot.thinned_note(len(run.class_names)),
+        [trace],
+        plot.heat_layout(430, *axes, "sequential", cmin=0, cmax=1, colorbar={"tickformat": ".0%"}),
+        Control("Show", options) if len(options) > 1 else None,
+    )
 
 
-def _round(run: RunData) -> int:
-    return int(run.summary["rounds"])
-
-
-def _models(view: View) -> str:
-    return f"{KINDS[view]} model" + ("s" if view == "personal" else "")
+def _round(run: RunData) -> str:
+    return f"round {run.summary['rounds']}"
 
 
 def _stage(run: RunData, stage: ModelView) -> str:
@@ -109,20 +86,10 @@ def _bars(run: RunData, view: View, group: str, after: Floats, before: Floats | 
         "type": "bar",
         "name": group,
         "x": [run.class_names[c] for c in members],
-        "y": numbers(after[members]),
+        "y": plot.numbers(after[members]),
         "marker": {"color": SHOT_COLORS[group]},
         "customdata": [[int(run.class_counts[c]), percent(old[c]), int(tests[c])] for c in members],
         "hovertemplate": hover + ("" if before is None else ", before %{customdata[1]}") + "<extra></extra>",
-    }
-
-
-def _before(run: RunData, before: Floats) -> Json:
-    return {
-        **BEFORE_BAR,
-        "name": "before",
-        "x": list(run.class_names),
-        "y": numbers(before),
-        "hoverinfo": "skip",
     }
 
 
@@ -137,10 +104,8 @@ def _orders(run: RunData, after: Floats, before: Floats | None) -> dict[str, Int
 
 def _cells(matrix: Confusion, order: Ints) -> Json:
     shares = matrix.shares(order)
-    text = [[f"{100 * share:.0f}" if share >= 0.005 else "" for share in row] for row in shares]
-    few = len(order) <= 12
     return {
-        "z": [grid(shares)],
+        "z": [plot.grid(shares)],
         "customdata": [matrix.block(order).tolist()],
-        "text": [text if few else []],
+        "text": [plot.cell_texts(shares, plot.share_text)],
     }

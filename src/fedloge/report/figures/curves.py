@@ -8,22 +8,15 @@ import numpy as np
 
 from fedloge.data.statistics import Floats
 from fedloge.methods.base import View
-from fedloge.report.figures.base import (
-    RUN_COLORS,
-    Control,
-    Json,
-    Option,
-    Panel,
-    layout,
-    numbers,
-    percent_axis,
-)
+from fedloge.plotting import RUN_COLORS
+from fedloge.report.figures import plot
+from fedloge.report.figures.panel import Control, Json, Option, Panel
 from fedloge.report.run_data import RunData
 from fedloge.runs.measures import GENERIC, GM, PERSONAL, PM, Measure
 from fedloge.runs.tables import ModelView
 
 MENU = {GM: "all classes", PM: "mean of clients"}
-"""What the menu of a figure calls a headline number."""
+"""Labels of the headline numbers in the menu of a figure."""
 
 BYTES = {"comm/bytes_up": "up", "comm/bytes_down": "down"}
 
@@ -31,7 +24,7 @@ BYTES = {"comm/bytes_up": "up", "comm/bytes_down": "down"}
 def learning_curves(runs: Sequence[RunData]) -> list[Panel]:
     """Accuracy of the generic and of the personal models by round."""
     generic = "Accuracy on the global test set after each evaluated round."
-    personal = "Accuracy of every client's model on that client's own test set, over the clients."
+    personal = "Accuracy of each client's personal model on its own test set, over the clients."
     panels = [
         _accuracy(runs, "global", generic + _note(runs, "global"), GENERIC),
         _accuracy(runs, "personal", personal + _note(runs, "personal"), PERSONAL),
@@ -41,9 +34,9 @@ def learning_curves(runs: Sequence[RunData]) -> list[Panel]:
 
 def cost_curves(runs: Sequence[RunData]) -> list[Panel]:
     """Training loss, seconds and megabytes of each evaluated round."""
-    loss = "Sum of the local objectives, averaged over the images trained on in the round. Every method has its own."
+    loss = "Sum of the method's own local objectives, averaged over the images trained on in the round."
     time = "Wall-clock time of the round, its evaluation included, on the machine named under Settings."
-    sent = "Solid: sent by all clients of the round to the server; dotted: by the server to them."
+    sent = "Solid: sent by all clients of the round to the server; dotted: sent by the server to them."
     panels = (
         _lines("cost-loss", "Training loss", loss, runs, {"train/loss": ""}, "loss", 1.0),
         _lines("cost-seconds", "Seconds per round", time, runs, {"time/round_s": ""}, "s", 1.0),
@@ -63,7 +56,7 @@ def _note(runs: Sequence[RunData], view: View) -> str:
         return ""
     tuned = any(run.config.get("model.finetune_epochs") for run in runs)
     return f" Solid: after {' or '.join(steps)}; dotted: as trained, before it." + (
-        " Training that follows the last round is done there alone." if tuned else ""
+        " Training after the last round has values for that round only." if tuned else ""
     )
 
 
@@ -75,7 +68,7 @@ def _accuracy(runs: Sequence[RunData], view: View, caption: str, measures: Seque
             if stage.prefix + keys[0] in run.metrics:
                 label = _label(run, runs, stage)
                 traces.append(_trace(run, label, position, dotted=stage.before, alone=len(runs) == 1))
-                values.append([numbers(stage_values(run, stage, key)) for key in keys])
+                values.append([plot.numbers(stage_values(run, stage, key)) for key in keys])
     if not traces:
         return None
     options = [
@@ -86,8 +79,8 @@ def _accuracy(runs: Sequence[RunData], view: View, caption: str, measures: Seque
         trace["y"] = part[0]
         if sum(value is not None for value in part[0]) == 1:
             trace["marker"] = {"size": 9, "symbol": "diamond"}
-    axes = {"xaxis": _round_axis(runs), "yaxis": percent_axis(f"accuracy, {options[0].label}")}
-    shown = layout(height=340, hovermode="x unified", **axes)
+    axes = {"xaxis": _round_axis(runs), "yaxis": plot.percent_axis(f"accuracy, {options[0].label}")}
+    shown = plot.layout(height=340, hovermode="x unified", **axes)
     title = measures[0].title
     return Panel(f"curves-{view}", title[0].upper() + title[1:], caption, traces, shown, Control("Show", options))
 
@@ -99,7 +92,7 @@ def _label(run: RunData, runs: Sequence[RunData], stage: ModelView) -> str:
 
 
 def _trace(run: RunData, label: str, position: int, dotted: bool = False, alone: bool = True) -> Json:
-    """A line; beside other runs a dotted one shares the entry of its run in the legend."""
+    """A line; among several runs a dotted line shares the legend entry of its run."""
     rounds = run.metrics["round"]
     return {
         "type": "scatter",
@@ -116,13 +109,13 @@ def _trace(run: RunData, label: str, position: int, dotted: bool = False, alone:
 
 
 def _round_axis(runs: Sequence[RunData]) -> Json:
-    """Rounds, with a tick at each where there are few."""
+    """An axis of rounds, with a tick at each of up to ten."""
     last = max(int(run.metrics["round"].max()) for run in runs if run.metrics)
     return {"title": {"text": "round"}, **({"dtick": 1} if last <= 10 else {})}
 
 
 def stage_values(run: RunData, stage: ModelView, key: str) -> Floats:
-    """A column of ``metrics.csv`` after the last step or before it; a round without the step has one value, before."""
+    """A column of ``metrics.csv`` after or before the last step; rounds without the step count as before."""
     after = run.metrics[ModelView(stage.model).prefix + key]
     before = run.metrics.get(ModelView(stage.model, before=True).prefix + key)
     if before is None:
@@ -142,7 +135,7 @@ def _lines(
     unit: str,
     scale: float,
 ) -> Panel | None:
-    """Columns of ``metrics.csv`` by what to call them; the second one is dotted."""
+    """Columns of ``metrics.csv`` with their labels as lines; the second column is dotted."""
     traces = []
     for position, run in enumerate(runs):
         for column, name in columns.items():
@@ -150,11 +143,11 @@ def _lines(
                 dotted, alone = column != next(iter(columns)), len(runs) == 1
                 label = name if alone else f"{run.name}, {name}" if dotted else run.name
                 trace = _trace(run, label, position, dotted, alone)
-                values = numbers(run.metrics[column] * scale, 6)
+                values = plot.numbers(run.metrics[column] * scale, 6)
                 traces.append({**trace, "y": values, "hovertemplate": "%{y:.4~g} " + unit})
     if not traces:
         return None
-    shown = layout(
+    shown = plot.layout(
         260,
         hovermode="x unified",
         showlegend=len(traces) > 1,

@@ -11,38 +11,20 @@ from torch.nn import functional
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.etf import geometry
-from fedloge.report.figures.base import (
-    MUTED,
-    RUN_COLORS,
-    Control,
-    Json,
-    Option,
-    Panel,
-    color_axis,
-    grid,
-    heat_axes,
-    heat_map,
-    heat_names,
-    layout,
-    numbers,
-    thin,
-    thinned_note,
-)
-from fedloge.report.figures.clients import client_label
+from fedloge.plotting import MUTED, RUN_COLORS, SYMBOLS, signed, thin
+from fedloge.report.figures import plot
+from fedloge.report.figures.panel import Control, Json, Option, Panel, client_label
 from fedloge.report.run_data import HeadNorms, RunData
 
-SYMBOLS = {"psi": "ψ", "phi": "φₖ", "sse": "SSE\N{NON-BREAKING HYPHEN}C"}
-"""How the paper writes the modules of FedLoGe."""
-
 MAX_PAIRED = 2000
-"""Classes of which all pairs are measured: beyond that their angles take gigabytes of memory."""
+"""Largest number of classes whose pairs are measured: beyond that their angles need gigabytes of memory."""
 
 MAX_POINTS = 50_000
-"""Points of all clients' heads in a page: beyond that, the last clients are left out."""
+"""Largest number of points of all clients' classifiers in a page: beyond that, the last clients are left out."""
 
 
 def shared_norms(run: RunData, key: str) -> Panel | None:
-    """Row norms of the classifier that all clients share, against the images of each class."""
+    """Row norms of the classifier that all clients share, against the training images of each class."""
     if not run.shared_heads:
         return None
     traces = []
@@ -50,8 +32,8 @@ def shared_norms(run: RunData, key: str) -> Panel | None:
         for stage, name in head_stages(run, head).items():
             traces.append(_points(run, head.norms[stage], run.class_counts, f"{symbol(head)} {name}", stage))
     caption = (
-        "Norm of each class's row of the shared classifier against the training images of the class, all clients "
-        "together. A norm that grows with the count favours the frequent classes."
+        "Norm of each class's row of the shared classifier against the training images of the class over all clients. "
+        "Norms that grow with the count favour the frequent classes."
     )
     title = f"Classifier norms, {', '.join(symbol(head) for head in run.shared_heads)}"
     return Panel(
@@ -59,12 +41,12 @@ def shared_norms(run: RunData, key: str) -> Panel | None:
         title,
         caption,
         traces,
-        layout(showlegend=len(traces) > 1, **_norm_axes(run.class_counts, "training images of the class")),
+        plot.layout(showlegend=len(traces) > 1, **_norm_axes(run.class_counts, "training images of the class")),
     )
 
 
 def client_norms(run: RunData, key: str) -> Panel | None:
-    """The same for the classifier of a client that the reader chooses, against that client's own images."""
+    """Row norms of the classifier of a client, which the reader chooses, against that client's training images."""
     if not run.client_heads:
         return None
     counts = run.partition.train_counts
@@ -75,12 +57,14 @@ def client_norms(run: RunData, key: str) -> Panel | None:
     traces = [
         _points(run, head.norms[stage][0], counts[0], f"{symbol(head)} {name}", stage) for head, stage, name in lines
     ]
-    caption = "The same for the client's own classifier, against the client's own training images of each class."
+    caption = "Norm of each class's row of the client's own classifier against its training images of the class."
     if len(shown) < len(counts):
         caption += f" The first {len(shown)} of {len(counts)} clients can be chosen."
     title = f"Classifier norms of a client, {', '.join(symbol(head) for head in run.client_heads)}"
     axes = _norm_axes(counts, "own training images of the class")
-    return Panel(key, title, caption, traces, layout(showlegend=len(traces) > 1, **axes), Control("Client", options))
+    return Panel(
+        key, title, caption, traces, plot.layout(showlegend=len(traces) > 1, **axes), Control("Client", options)
+    )
 
 
 def frame(run: RunData, name: str, key: str) -> Panel:
@@ -88,25 +72,21 @@ def frame(run: RunData, name: str, key: str) -> Panel:
     order = thin(run.by_count)
     names = [run.class_names[c] for c in order]
     unit = functional.normalize(run.frames[name].double())[torch.from_numpy(order)]
-    trace = heat_map(names, names, "%{y} · %{x}<br>cosine %{z:.4f}", z=grid((unit @ unit.T).tolist(), 4))
+    trace = plot.heat_map(names, names, "%{y} · %{x}<br>cosine %{z:.4f}", z=plot.grid((unit @ unit.T).tolist(), 4))
     num_classes = len(run.class_names)
     ideal = -1 / (num_classes - 1)
     caption = (
         "Cosine between the rows of every two classes of the fixed classifier. In an equiangular frame of "
-        f"{num_classes} classes all pairs have {_signed(ideal)}." + thinned_note(num_classes)
+        f"{num_classes} classes it is {signed(ideal, 4)} for all pairs." + plot.thinned_note(num_classes)
     )
-    shown = layout(
-        height=400,
-        showlegend=False,
-        **heat_axes(heat_names("", names), heat_names("", names)),
-        **color_axis("diverging", cmin=-1, cmax=1),
-    )
+    axis = plot.heat_names("", names)
+    shown = plot.heat_layout(400, axis, axis, "diverging", cmin=-1, cmax=1)
     title = f"Angles between the classes of {SYMBOLS.get(name, name)}"
     return Panel(key, title, caption, [trace], shown)
 
 
 def frame_rows(run: RunData, name: str) -> list[tuple[str, str, str]]:
-    """Quantity, value and ideal of a fixed classifier's geometry."""
+    """Geometry of a fixed classifier: quantity, value, and value in an equiangular frame."""
     frame = run.frames[name]
     zeros = float((frame == 0).double().mean())
     rows = [
@@ -127,17 +107,13 @@ def frame_rows(run: RunData, name: str) -> list[tuple[str, str, str]]:
     ]
 
 
-def _signed(value: float) -> str:
-    return f"{value:.4f}".replace("-", "\N{MINUS SIGN}")
-
-
 def symbol(head: HeadNorms) -> str:
-    """How a head is called."""
+    """Name of a classifier in figures."""
     return SYMBOLS.get(head.name, head.name)
 
 
 def head_stages(run: RunData, head: HeadNorms) -> dict[str, str]:
-    """Which stages to show, and their names: a single one where the last step left the head as it was."""
+    """Stages of a classifier with their names; a single one if the last step did not change the classifier."""
     trained, final = head.norms.get("trained"), head.norms.get("final")
     if trained is None or final is None:
         return {next(iter(head.norms)): "as trained" if final is None else f"after {run.last_step}"}
@@ -153,7 +129,7 @@ def _points(run: RunData, norms: Floats, counts: Ints, name: str, stage: str) ->
         "mode": "markers",
         "name": name,
         "x": [int(n) + 1 for n in counts],
-        "y": numbers(norms),
+        "y": plot.numbers(norms),
         "text": list(run.class_names),
         "customdata": [int(n) for n in counts],
         "marker": {
@@ -170,13 +146,13 @@ def _chosen(run: RunData, lines: list[tuple[HeadNorms, str, str]], client: int) 
     counts = run.partition.train_counts[client]
     return {
         "x": [[int(n) + 1 for n in counts]] * len(lines),
-        "y": [numbers(head.norms[stage][client]) for head, stage, _ in lines],
+        "y": [plot.numbers(head.norms[stage][client]) for head, stage, _ in lines],
         "customdata": [[int(n) for n in counts]] * len(lines),
     }
 
 
 def _norm_axes(counts: Ints, title: str) -> Json:
-    """A logarithmic axis of counts that has room for 0."""
+    """A logarithmic axis of counts, shifted by one to show 0, and an axis of norms."""
     top = max(int(counts.max()), 1)
     ticks = [0, *(factor * 10**power for power in range(6) for factor in (1, 3) if factor * 10**power <= top)]
     return {
