@@ -74,7 +74,7 @@ def measure(name: str, folder: Path, pairs: int, against: Path | None) -> dict[s
         kind: asdict(paired_ratio(ours, times)) for kind, times in zip(("torch", "other"), compared, strict=False)
     }
     result = {"command": name, "pairs": pairs, "cpu_s": round(median(ours), 2), "ratio": ratios}
-    print(result)
+    print(result, flush=True)
     return result
 
 
