@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +20,7 @@ def on_first_use(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
     def attribute(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with _collector_paused():
-            module = importlib.import_module(homes[name])
+        module = importlib.import_module(homes[name])
         return module if homes[name] == f"{package}.{name}" else getattr(module, name)
 
     return attribute, lambda: sorted(homes)
@@ -39,22 +36,7 @@ def loading(quiet: bool = False) -> Iterator[None]:
     if shown:
         print("loading torch ...", end="", file=sys.stderr, flush=True)
     try:
-        with _collector_paused():
-            yield
-            gc.freeze()  # later collections need not search the modules either,
-            atexit.register(gc.unfreeze)  # but the one at exit has to, or extension modules report leaks
+        yield
     finally:
         if shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the garbage collector: modules stay, and looking for cycles in them takes a sixth of the import."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
