@@ -102,7 +102,7 @@ class LocalTraining:
         self.phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
         self.random_seed = derive(seed, task.round, task.client, Stream.MODULE)
         self.loader = functools.partial(data.client_loader, task.client, seed=seed, round=task.round)
-        self._batches = batches or functools.partial(data.client_batches, task.client, device)
+        self._batches = batches or (lambda: data.client_batches(task.client, device))
         self._copied = copied
         self._report: Tensors = {}
 
