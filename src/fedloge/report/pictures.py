@@ -26,11 +26,11 @@ from fedloge.runs.tables import ModelView
 DPI = 130
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
-"""Ticks of a logarithmic axis as 1, 10, 100."""
+"""Plain numbers, such as 100, for the ticks of a logarithmic axis."""
 
 
 def picture(runs: Sequence[RunData]) -> bytes:
-    """The main figures of one run, or of several in columns, as PNG."""
+    """The main figures of one run, or of several runs in columns, as PNG."""
     panels = (_class_panel("global"), _class_panel("personal"), _client_panel, _confusion_panel)
     columns = max(len(runs), 2)
     figure = Figure(figsize=(6.2 * columns, 4 + 3.1 * (len(panels) if len(runs) > 1 else 3)), layout="constrained")
@@ -203,7 +203,7 @@ def _percent_axes(axes: Axes, title: str, xlabel: str) -> None:
 
 
 def _names(axes: Axes, names: Sequence[str]) -> None:
-    """Tick labels, where they can be read."""
+    """Label the ticks of up to 50 names."""
     if len(names) > 50:
         axes.set_xticks([])
         return
