@@ -81,8 +81,8 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
         Section(
             "curves",
             "Learning curves",
-            "Test accuracy by round. It selected neither a round nor an option: the headline numbers are those of the "
-            "last round, not of the best one.",
+            "Test accuracy by round. Nothing was selected by it: the headline numbers are those of the last round, not "
+            "of the best one.",
             [_shared(curves.learning_curves(runs), "No learning curves: the run was realigned again, not trained.")],
         ),
         Section(
@@ -189,7 +189,10 @@ def _frames(runs: Sequence[RunData]) -> list[Section]:
         for position, run in enumerate(runs)
         for name in run.frames
     ]
-    intro = "The server makes it and no client trains it. In an equiangular frame all angles between classes are equal."
+    intro = (
+        "The server makes this classifier and no client trains it. In an equiangular frame all angles between classes "
+        "are equal."
+    )
     return [Section("frame", "Fixed classifier", intro, [cells])] if cells else []
 
 

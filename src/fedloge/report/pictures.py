@@ -20,7 +20,7 @@ from fedloge.report import headline
 from fedloge.report.figures.curves import run_color, stage_values
 from fedloge.report.figures.heads import head_stages, symbol
 from fedloge.report.run_data import RunData
-from fedloge.runs.measures import GM, KINDS, PM
+from fedloge.runs.measures import GM, KINDS, MODELS, PM
 from fedloge.runs.tables import ModelView
 
 DPI = 130
@@ -113,7 +113,7 @@ def _class_panel(view: View) -> Panel:
             axes.bar(chosen, 100 * after[order][chosen], color=SHOT_COLORS[group], label=group)
         if before is not None:
             axes.bar(range(len(order)), 100 * before[order], width=0.22, color="#00000090", label="before")
-        _percent_axes(axes, f"accuracy by class, {KINDS[view]}, round {run.summary['rounds']}", "class")
+        _percent_axes(axes, f"accuracy by class, {MODELS[view]}, round {run.summary['rounds']}", "class")
         _names(axes, [run.class_names[c] for c in order])
         axes.set_ylim(0, 118)
         axes.legend(fontsize=8, ncols=4, loc="upper center", frameon=False, columnspacing=1.2)
@@ -149,7 +149,7 @@ def _confusion_panel(axes: Axes, run: RunData) -> None:
     _names(axes, names)
     axes.set_yticks(axes.get_xticks(), labels=names if len(names) <= 30 else [], fontsize=9)
     axes.set(xlabel="predicted", ylabel="true", aspect="auto")
-    axes.set_title(f"confusion, {KINDS[view]}, most training images first", fontsize=10)
+    axes.set_title(f"confusion, {MODELS[view]}, most training images first", fontsize=10)
 
 
 def _partition_panel(axes: Axes, run: RunData) -> None:
