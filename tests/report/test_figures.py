@@ -2,9 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from plotly import graph_objects
 
 from fedloge.plotting import MAX_CLASSES, percent
-from fedloge.report import headline
+from fedloge.report import headline, page
 from fedloge.report.figures import classes, clients, curves, heads
 from fedloge.report.run_data import read_run, read_runs
 from fedloge.runs.tables import ModelView
@@ -16,7 +17,6 @@ def run(run_folder):
 
 
 def panels(runs):
-    page = pytest.importorskip("fedloge.report.page", reason="plotly is not installed")
     return [
         cell.panel for section in page.sections(runs) for row in section.rows for cell in row if cell.panel is not None
     ]
@@ -34,7 +34,6 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_plotly_accepts_every_figure(variant, make_run):
-    graph_objects = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
     found = panels([read_run(make_run(**VARIANTS[variant]))])
     for panel in found:
         figure = graph_objects.Figure({"data": list(panel.data), "layout": panel.layout})
@@ -45,7 +44,6 @@ def test_plotly_accepts_every_figure(variant, make_run):
 
 
 def test_plotly_accepts_runs_side_by_side(make_run):
-    pytest.importorskip("plotly", reason="plotly is not installed")
     first, second = make_run("a"), make_run("b", realigned=False)
     keys = [panel.key for panel in panels(read_runs([first, second]))]
     assert len(set(keys)) == len(keys)

@@ -4,8 +4,6 @@ import pytest
 
 from fedloge.report.write import write_report
 
-pytest.importorskip("plotly", reason="plotly is not installed")
-
 SECTIONS = ("result", "curves", "classes", "clients", "confusion", "norms", "frame", "cost", "settings")
 FIGURES = {
     "curves-global",

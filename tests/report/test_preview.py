@@ -1,8 +1,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from fedloge.cli import main
 
 QUICKSTART = ["--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")]
@@ -23,7 +21,6 @@ def test_the_split_is_that_of_the_run(tmp_path, capsys):
 
 
 def test_the_heat_map(tmp_path, capsys):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     target = tmp_path / "deep" / "split.png"
     assert main(["partition", *QUICKSTART, f"--output={target}"]) == 0
     assert target.read_bytes().startswith(b"\x89PNG")

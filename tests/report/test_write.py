@@ -43,7 +43,6 @@ def test_csv_holds_the_numbers_of_the_summary(run_folder, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_png(count, make_run, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     runs = [make_run(f"run-{k}", realigned=k == 0) for k in range(count)]
     picture = write_report(runs, tmp_path / "r.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
@@ -53,7 +52,6 @@ def test_png(count, make_run, tmp_path):
 @pytest.mark.parametrize("views", [("global",), ("personal",)])
 @pytest.mark.parametrize("format", ["html", "md", "csv", "png"])
 def test_methods_with_one_kind_of_model(views, format, make_run):
-    pytest.importorskip("matplotlib" if format == "png" else "plotly", reason="a package is not installed")
     run = make_run(views=views, realigned=False)
     content = write_report([run], format=format).read_bytes()
     if format == "html":
@@ -62,7 +60,6 @@ def test_methods_with_one_kind_of_model(views, format, make_run):
 
 
 def test_html_is_written_into_the_run(make_run):
-    pytest.importorskip("plotly", reason="plotly is not installed")
     run = make_run()
     assert main(["report", str(run)]) == 0
     assert (run / "report.html").read_text().startswith("<!doctype html>")
@@ -76,13 +73,11 @@ def test_several_runs_go_to_the_current_folder(make_run, tmp_path, monkeypatch):
 
 
 def test_a_page_of_100_classes_and_100_clients_stays_small(make_run):
-    pytest.importorskip("plotly", reason="plotly is not installed")
     page = write_report([make_run(num_classes=100, num_clients=100, rounds=500, dim=128)])
     assert page.stat().st_size < 8_000_000
 
 
 def test_names_cannot_break_out_of_the_page(make_run):
-    pytest.importorskip("plotly", reason="plotly is not installed")
     evil = "</script><script>alert(1)</script>"
     page = write_report([make_run(names=[evil, *map(str, range(9))])]).read_text()
     assert "<script>alert(1)" not in page
@@ -101,17 +96,6 @@ def test_bad_input_gets_one_line(run_folder, make_run, tmp_path, capsys):
     assert "is not finished" in fail(capsys, "report", str(unfinished))
 
 
-@pytest.mark.parametrize(("format", "package"), [("html", "plotly"), ("png", "matplotlib")])
-def test_a_missing_package_is_named(format, package, run_folder, tmp_path, capsys, monkeypatch):
-    import sys
-
-    for name in [name for name in sys.modules if name.split(".")[0] == package or name.startswith("fedloge.report.p")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    error = fail(capsys, "report", str(run_folder), f"--output={tmp_path / 'x'}", f"--format={format}")
-    assert f"needs the package {package}, which is not installed. pip install {package}" in error
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "quick"
@@ -120,15 +104,13 @@ def trained(tmp_path_factory):
 
 
 def test_a_run_ends_with_its_report(trained):
-    pytest.importorskip("plotly", reason="plotly is not installed")
     assert "FedLoGe on digits" in (trained / "report.html").read_text()
 
 
 def test_a_run_realigned_again_has_a_report_too(trained, tmp_path):
     assert main(["realign", str(trained), f"--output_dir={tmp_path / 'again'}", "--pm_rule=phi+la"]) == 0
     assert "after realignment" in write_report([tmp_path / "again"], format="md").read_text()
-    if pytest.importorskip("plotly", reason="plotly is not installed"):
-        assert "No learning curves" in write_report([tmp_path / "again"]).read_text()
+    assert "No learning curves" in write_report([tmp_path / "again"]).read_text()
 
 
 def test_the_report_can_be_switched_off(tmp_path, capsys):

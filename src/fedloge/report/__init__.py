@@ -1,1 +1,1 @@
-"""What a run says of itself."""
+"""Reports on runs, made from their folders."""

@@ -1,4 +1,4 @@
-"""The numbers that stand for a run, with what they mean, and how several runs compare."""
+"""Headline numbers of runs with their meaning, and comparisons between runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OVER_SEEDS = {"GM": GM, "GM few": MEASURES["few"], "PM": PM, "PM worst tenth": W
 """Columns of the table over seeds."""
 
 NOT_SETTINGS = ("trainer.seed", "trainer.run_dir", "trainer.overwrite", "trainer.threads", "seed_everything", "report")
-"""Options in which runs of one setting may differ."""
+"""Options in which runs of the same setting may differ."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Card:
     """A headline number.
 
     Args:
-        title: What it is.
+        title: Name of the number.
         value: The number with its unit.
-        meaning: What it means, in plain words.
-        details: Numbers beside it, a line each.
+        meaning: Explanation that completes a sentence after the number.
+        details: Lines with related numbers.
     """
 
     title: str
@@ -65,7 +65,7 @@ def facts_table(runs: Sequence[RunData]) -> Table:
 
 
 def facts(run: RunData) -> list[tuple[str, str]]:
-    """What was run, in a few words."""
+    """Facts about a run, each with its name."""
     partition = run.partition
     return [
         ("run", run.name),
@@ -80,7 +80,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def warnings(runs: Sequence[RunData]) -> list[str]:
-    """What a reader must know before reading or comparing the numbers."""
+    """Warnings about privileged knowledge and about runs that are not comparable."""
     found = [
         f"{run.name}: privileged knowledge, {PRIVILEGES.get(name, name)}."
         for run in runs
@@ -88,10 +88,8 @@ def warnings(runs: Sequence[RunData]) -> list[str]:
     ]
     for run in runs:
         if run.summary["mask_absent"] in MASKED:
-            found.append(
-                f"{run.name}: privileged knowledge, in personal models {MASKED[run.summary['mask_absent']]}; other "
-                "methods do not use it."
-            )
+            masked = MASKED[run.summary["mask_absent"]]
+            found.append(f"{run.name}: privileged knowledge, in personal models {masked}; other methods do not use it.")
     if len({run.partition.sha256 for run in runs}) > 1:
         found.append("The runs were not made on the same partition: clients and test sets differ between them.")
     if len({run.summary["shots"]["rule"] for run in runs}) > 1:
@@ -103,22 +101,19 @@ def warnings(runs: Sequence[RunData]) -> list[str]:
 
 
 def differences(runs: Sequence[RunData]) -> Table | None:
-    """The options in which runs differ; None for a single one."""
+    """The options in which the runs differ; None if there are none."""
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     rows = []
     for key in keys:
         values = [_value(run.config.get(key, "")) for run in runs]
         if len(set(values)) > 1 and key != "trainer.run_dir":
             rows.append([key, *values])
-    return (
-        Table("Options in which the runs differ", ["option", *(run.name for run in runs)], rows, len(runs) + 1)
-        if rows
-        else None
-    )
+    columns = ["option", *(run.name for run in runs)]
+    return Table("Options in which the runs differ", columns, rows, names=len(columns)) if rows else None
 
 
 def shot_words(runs: Sequence[RunData]) -> str:
-    """How classes were grouped and how many there are of each; run by run where that differs."""
+    """The rule that groups classes and the size of each group; for each run if they differ."""
     words = {run.name: _shot_words(run) for run in runs}
     if len(set(words.values())) == 1:
         return words[runs[0].name]
@@ -126,7 +121,7 @@ def shot_words(runs: Sequence[RunData]) -> str:
 
 
 def stages(run: RunData, view: View) -> list[tuple[str, bool]]:
-    """What the rows of a run are called, and whether they are from before the last step, if that changed anything."""
+    """Label of each row of a run and whether it is from before the last step; one row if the step changed nothing."""
     if not run.changed(view):
         return [("as trained", False)]
     return [("as trained", True), (f"after {run.last_step}", False)]
@@ -152,7 +147,7 @@ def _generic_card(run: RunData) -> Card | None:
     part = run.headline("global")
     if part is None:
         return None
-    meaning = "of the global test images are recognised by the one model that all clients share."
+    meaning = "of the global test images are classified correctly by the model that all clients share."
     groups = ", ".join(f"{group} {percent(part[f'acc_{group}'])}" for group in SHOTS)
     return Card("Generic model (GM)", percent(part["acc"]), meaning, [groups, *_change(run, "global", "acc")])
 
@@ -165,7 +160,7 @@ def _few_card(run: RunData) -> Card | None:
     share = float(run.class_counts[rare].sum() / run.class_counts.sum())
     meaning = (
         f"of the test images of the {len(rare)} few-shot classes, which have {percent(share)} of the training images, "
-        "are recognised by the generic model."
+        "are classified correctly by the generic model."
     )
     return Card("Rare classes", percent(part["acc_few"]), meaning, _change(run, "global", "acc_few"))
 
@@ -174,7 +169,7 @@ def _personal_card(run: RunData) -> Card | None:
     part = run.headline("personal")
     if part is None:
         return None
-    meaning = "accuracy of a client's own model on that client's own test set, averaged over the clients."
+    meaning = "is the accuracy of a client's personal model on its own test set, averaged over the clients."
     spread = f"{percent(part['acc_std'])} standard deviation between clients"
     details = [spread, *_change(run, "personal", "acc_mean")]
     return Card("Personal models (PM)", percent(part["acc_mean"]), meaning, details)
@@ -184,7 +179,7 @@ def _worst_card(run: RunData) -> Card | None:
     part, scores = run.headline("personal"), run.clients.get(ModelView("personal"))
     if part is None or scores is None:
         return None
-    meaning = "mean accuracy of the tenth of the clients whose personal models do worst."
+    meaning = "is the mean accuracy of the tenth of the clients whose personal models are worst."
     return Card("Worst tenth", percent(part["acc_worst_decile"]), meaning, [worst_words(scores)])
 
 
@@ -193,7 +188,7 @@ def _cost_card(run: RunData) -> Card | None:
         return None
     seconds = float(np.median(run.metrics["time/round_s"]))
     up, down = (float(np.median(run.metrics[f"comm/bytes_{way}"])) / 1e6 for way in ("up", "down"))
-    meaning = "of training and evaluation, the median of the evaluated rounds."
+    meaning = "is the median over the evaluated rounds, training and evaluation included."
     details = [f"{up:.3g} MB up and {down:.3g} MB down a round"]
     if run.summary["seconds"]:
         details.append(f"{run.summary['seconds']:.0f} s for the whole run")
@@ -226,12 +221,12 @@ def _accuracies(title: str, runs: Sequence[RunData], view: View, measures: Seque
 
 
 def _without_run(table: Table) -> Table:
-    """What a report of a single run need not say in every row."""
+    """The table without the columns that repeat in a report of a single run."""
     return Table(table.title, table.columns[2:], [row[2:] for row in table.rows], names=1)
 
 
 def _over_seeds(runs: Sequence[RunData]) -> Table | None:
-    """Mean and sample standard deviation of the headlines over runs that differ in nothing but their seed."""
+    """Mean and sample standard deviation of headline numbers over runs that differ in the seed alone."""
     settings: dict[str, list[RunData]] = {}
     for run in runs:
         kept = {key: value for key, value in run.config.items() if key not in NOT_SETTINGS}

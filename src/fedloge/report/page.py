@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no server, no network."""
+"""The report as one self-contained HTML file, which needs neither a server nor a network."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ NO_MODEL: Mapping[View, str] = {
 }
 
 NOT_WRITTEN = "The run folder does not hold these numbers."
-"""What stands where a figure cannot be made."""
+"""Text in place of a figure without data."""
 
 WIDE = 25
-"""Figures with more bars than this get a row of their own."""
+"""Largest number of bars of figures that share a row."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, or words where there is none, under the name of its run; perhaps with a table."""
+    """A figure of a run, or the text ``absent`` in its place, and optionally a table beside it."""
 
     run: str
     panel: Panel | None
@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: rows of figures side by side."""
+    """A section of the page: rows of figures side by side."""
 
     key: str
     title: str
@@ -81,33 +81,34 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
         Section(
             "curves",
             "Learning curves",
-            "How accuracy grew round by round. These are test accuracies: nothing was selected by them, and the "
-            "headline is the last round, not the best one.",
+            "Test accuracy by round. Nothing was selected by it: the headline numbers are those of the last round, not "
+            "of the best one.",
             [_shared(curves.learning_curves(runs), "No learning curves: the run was realigned again, not trained.")],
         ),
         Section(
             "classes",
             "Classes",
-            "The long tail by class: frequent classes come first. " + _sentence(headline.shot_words(runs)),
+            "Accuracy by class, the classes with the most training images first. "
+            + _sentence(headline.shot_words(runs)),
             _arranged(runs, len(runs[0].class_names), *_by_view(runs, "classes", classes.class_accuracy)),
         ),
         Section(
             "clients",
             "Clients",
-            "What the federation looks like from each of its members.",
+            "Accuracy and images of each client.",
             _client_rows(runs),
         ),
         Section(
             "confusion",
             "Confusion",
-            "Which classes are taken for which: under a long tail, rare classes tend to be taken for frequent ones.",
+            "Under a long tail, rare classes tend to be mistaken for frequent ones.",
             _arranged(runs, 0, *_by_view(runs, "confusion", classes.confusion)),
         ),
         Section(
             "norms",
             "Classifiers",
-            "Under a long tail the norms of a classifier's rows tend to follow the class counts; realignment "
-            "works on them.",
+            "Under a long tail the norms of a classifier's rows tend to follow the class counts; realignment corrects "
+            "for this.",
             _arranged(
                 runs,
                 0,
@@ -119,14 +120,14 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
         Section(
             "cost",
             "Training and cost",
-            "What a round took. Only evaluated rounds are recorded.",
+            "Loss, time and traffic of every evaluated round.",
             [_shared(curves.cost_curves(runs), "No costs: the run was realigned again, not trained.")],
         ),
     ]
 
 
 def _arranged(runs: Sequence[RunData], bars: int, *rows: Sequence[Cell]) -> list[Sequence[Cell]]:
-    """Rows of one run beside each other where they have room; several runs are beside each other already."""
+    """Join the rows of a single run if its figures have at most :data:`WIDE` bars; keep those of several runs."""
     if len(runs) == 1 and bars <= WIDE:
         return [[cell for row in rows for cell in row]]
     return list(rows)
@@ -165,7 +166,7 @@ def _client_rows(runs: Sequence[RunData]) -> list[Sequence[Cell]]:
 
 
 def _partitions(runs: Sequence[RunData], make: Callable[[RunData, str], Panel], key: str) -> list[Cell]:
-    """A figure of every partition, named after the runs that were made on it."""
+    """A figure of every partition with the names of its runs."""
     groups: dict[str, list[RunData]] = {}
     for run in runs:
         groups.setdefault(run.partition.sha256, []).append(run)
@@ -188,7 +189,10 @@ def _frames(runs: Sequence[RunData]) -> list[Section]:
         for position, run in enumerate(runs)
         for name in run.frames
     ]
-    intro = "Made by the server; no client trains it. An equiangular frame has equal angles between all classes."
+    intro = (
+        "The server makes this classifier and no client trains it. In an equiangular frame all angles between classes "
+        "are equal."
+    )
     return [Section("frame", "Fixed classifier", intro, [cells])] if cells else []
 
 
@@ -209,7 +213,7 @@ def _figure(panel: Panel) -> dict[str, object]:
 
 
 def _embed(content: object) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element that contains it."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
 

@@ -20,17 +20,17 @@ from fedloge.report import headline
 from fedloge.report.figures.curves import run_color, stage_values
 from fedloge.report.figures.heads import head_stages, symbol
 from fedloge.report.run_data import RunData
-from fedloge.runs.measures import GM, KINDS, PM
+from fedloge.runs.measures import GM, KINDS, MODELS, PM
 from fedloge.runs.tables import ModelView
 
 DPI = 130
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
-"""Ticks of a logarithmic axis as 1, 10, 100."""
+"""Plain numbers, such as 100, for the ticks of a logarithmic axis."""
 
 
 def picture(runs: Sequence[RunData]) -> bytes:
-    """The main figures of one run, or of several in columns, as PNG."""
+    """The main figures of one run, or of several runs in columns, as PNG."""
     panels = (_class_panel("global"), _class_panel("personal"), _client_panel, _confusion_panel)
     columns = max(len(runs), 2)
     figure = Figure(figsize=(6.2 * columns, 4 + 3.1 * (len(panels) if len(runs) > 1 else 3)), layout="constrained")
@@ -113,7 +113,7 @@ def _class_panel(view: View) -> Panel:
             axes.bar(chosen, 100 * after[order][chosen], color=SHOT_COLORS[group], label=group)
         if before is not None:
             axes.bar(range(len(order)), 100 * before[order], width=0.22, color="#00000090", label="before")
-        _percent_axes(axes, f"accuracy by class, {KINDS[view]}, round {run.summary['rounds']}", "class")
+        _percent_axes(axes, f"accuracy by class, {MODELS[view]}, round {run.summary['rounds']}", "class")
         _names(axes, [run.class_names[c] for c in order])
         axes.set_ylim(0, 118)
         axes.legend(fontsize=8, ncols=4, loc="upper center", frameon=False, columnspacing=1.2)
@@ -149,7 +149,7 @@ def _confusion_panel(axes: Axes, run: RunData) -> None:
     _names(axes, names)
     axes.set_yticks(axes.get_xticks(), labels=names if len(names) <= 30 else [], fontsize=9)
     axes.set(xlabel="predicted", ylabel="true", aspect="auto")
-    axes.set_title(f"confusion, {KINDS[view]}, most training images first", fontsize=10)
+    axes.set_title(f"confusion, {MODELS[view]}, most training images first", fontsize=10)
 
 
 def _partition_panel(axes: Axes, run: RunData) -> None:
@@ -203,7 +203,7 @@ def _percent_axes(axes: Axes, title: str, xlabel: str) -> None:
 
 
 def _names(axes: Axes, names: Sequence[str]) -> None:
-    """Tick labels, where they can be read."""
+    """Label the ticks of up to 50 names."""
     if len(names) > 50:
         axes.set_xticks([])
         return

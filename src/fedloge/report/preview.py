@@ -1,4 +1,4 @@
-"""A partition before anything is trained on it: table, statistics and hash."""
+"""Preview of a partition before training: table, statistics and hash."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedloge.evaluation.shots import ShotRule, shots
 
 
 def preview_partition(data: FederatedDataModule, shot_rule: ShotRule, output: str | None, console: Console) -> None:
-    """Make the split that a run would make, print what it is like, and draw it.
+    """Make the split that a run would make, print its statistics, and draw it; nothing is trained.
 
     Args:
-        data: The data as configured; nothing is trained.
-        shot_rule: How classes are grouped.
-        output: A PNG file for the heat map; None draws none.
-        console: Where to print.
+        data: Configured data.
+        shot_rule: Rule that groups classes into many, medium and few.
+        output: PNG file of the heat map; None draws none.
+        console: Console to print to.
 
     Raises:
-        ConfigError: If the file is not a PNG or cannot be written, or matplotlib is missing.
+        ConfigError: If the file is not a PNG or cannot be written.
     """
     if output and Path(output).suffix.lower() != ".png":
         raise ConfigError("output", output, "is not a .png file", "The heat map is drawn as PNG.")
@@ -43,7 +43,7 @@ def preview_partition(data: FederatedDataModule, shot_rule: ShotRule, output: st
 
 
 def client_table(partition: Partition, class_names: Sequence[str]) -> Table:
-    """Sizes, classes and distance of every client."""
+    """A row per client: numbers of images and classes, distance to the global distribution, largest class."""
     counts = partition.train_counts
     table = Table(title=f"{len(counts)} clients, {counts.sum():,} training images, {counts.shape[1]} classes")
     for column in ("client", "train", "test", "classes", "effective", "distance"):
@@ -70,7 +70,7 @@ def client_table(partition: Partition, class_names: Sequence[str]) -> Table:
 
 
 def lines(partition: Partition, shot_rule: ShotRule) -> list[str]:
-    """The split in a few lines: how it was made, ranges over the clients, groups of classes, hash."""
+    """Lines about the split: scheme, groups of classes, ranges over the clients, hash."""
     counts = partition.train_counts
     whole = counts.sum(0)
     groups = shots(whole.tolist(), shot_rule)
@@ -92,12 +92,8 @@ def _range(values: Ints | Floats, form: str) -> str:
 
 
 def _draw(partition: Partition, class_names: Sequence[str], output: Path) -> None:
-    try:
-        from fedloge.report.pictures import partition_picture
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        problem = f"needs the package {package}, which is not installed"
-        raise ConfigError("output", str(output), problem, f"pip install {package}") from error
+    from fedloge.report.pictures import partition_picture
+
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(partition_picture(partition, class_names))

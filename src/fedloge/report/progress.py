@@ -26,17 +26,17 @@ from fedloge.trainer import FederatedTrainer
 
 
 def redraws(console: Console) -> bool:
-    """Whether what was printed can be drawn over: FORCE_COLOR, which Jupyter sets, asks for colours alone."""
+    """Whether printed lines can be redrawn: FORCE_COLOR, which Jupyter sets, asks for colours alone."""
     return console.is_terminal and console.file.isatty()
 
 
 class RunProgress(FederatedCallback):
-    """Shows rounds, clients, the current generic and personal accuracy and the time left; then the final table.
+    """Shows rounds, clients, current accuracies and the time left, and at the end the table of accuracies.
 
-    Where the output is not a terminal, it prints a line at every tenth of the run instead.
+    Without a terminal it prints a line at every tenth of the run instead.
 
     Args:
-        console: Where to print; standard output by default.
+        console: Console to print to; standard output by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -46,7 +46,7 @@ class RunProgress(FederatedCallback):
         self._accuracy = ""
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """Say what will run, and start the bars."""
+        """Print what will run, and start the bars."""
         data, method, cost = trainer.data, trainer.method, trainer.cost
         self.console.print(
             f"[bold]{type(method).__name__}[/] on {data.source.name}: {data.num_clients} clients, "
@@ -71,15 +71,15 @@ class RunProgress(FederatedCallback):
         self._progress.start()
 
     def on_round_start(self, trainer: FederatedTrainer, round: int, cohort: list[int]) -> None:
-        """Empty the clients' bar."""
+        """Reset the bar of clients."""
         self._progress.reset(self._clients, total=len(cohort))
 
     def on_client_end(self, trainer: FederatedTrainer, round: int, client: int) -> None:
-        """Move the clients' bar."""
+        """Advance the bar of clients."""
         self._progress.advance(self._clients)
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
-        """Move the rounds' bar and show the newest accuracies."""
+        """Advance the bar of rounds and show the latest accuracies."""
         if metrics:
             self._accuracy = "  ".join(headline_text(metrics))
         self._progress.update(self._rounds, advance=1, note=self._accuracy)
@@ -87,17 +87,17 @@ class RunProgress(FederatedCallback):
             self.console.print(f"round {round}/{trainer.rounds}  {self._accuracy}")
 
     def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
-        """Stop the bars, print the table and where the run is."""
+        """Stop the bars, and print the table and the path of the run folder."""
         self.stop()
         self.console.print(accuracy_table(summary))
         self.console.print(f"{summary['seconds']:.1f} s; everything is in {trainer.folder.path}", soft_wrap=True)
 
     def on_exception(self, *_: Any) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.stop()
 
     def stop(self) -> None:
-        """Stop the live view, if it runs."""
+        """Stop the live view if it is running."""
         if hasattr(self, "_progress"):
             self._progress.stop()
 
@@ -106,21 +106,21 @@ class JsonProgress(FederatedCallback):
     """A JSON object per line on standard output: the start, every round, the end."""
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
-        """What runs, and its estimated cost."""
+        """Write what runs and its estimated cost."""
         about: dict[str, Any] = {"method": type(trainer.method).__name__, "dataset": trainer.data.source.name}
         about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path)}
         self._write("start", {**about, **asdict(trainer.cost)})
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
-        """The round, with its row of ``metrics.csv`` where it was evaluated."""
+        """Write the round, with its row of ``metrics.csv`` if it was evaluated."""
         self._write("round", {"round": round, **metrics})
 
     def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
-        """The content of ``summary.json``."""
+        """Write the content of ``summary.json``."""
         self._write("end", summary)
 
     def stop(self) -> None:
-        """Nothing runs in the background."""
+        """Do nothing: no live view is running."""
 
     def _write(self, event: str, content: Mapping[str, Any]) -> None:
         print(json.dumps(without_nan({"event": event, **content})), flush=True)

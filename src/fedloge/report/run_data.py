@@ -1,4 +1,4 @@
-"""What a report says of a run, read from the files of its folder: no model is built and no images are loaded."""
+"""The data of a report, read from a run folder without building a model or loading images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fedloge.runs.tables import VIEWS, ModelView, run_names
 T = TypeVar("T")
 
 LAST_STEPS = {"realigned": "realignment", "fine-tuned": "fine-tuning"}
-"""What a method did after the last round, by what ``summary.json`` says it made of the models (``finalized``)."""
+"""Name of a method's last step, after the last round, by the value of ``finalized`` in ``summary.json``."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClientScores:
-    """A row of ``per_client.csv`` per client that has test images, of the last round; every field has length K'."""
+    """Columns of ``per_client.csv`` after the last round, [K'], for the K' clients that have test images."""
 
     client: Ints
     n_train: Ints
@@ -48,13 +48,13 @@ class ClientScores:
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """The cells of a confusion matrix that are not zero; with thousands of classes the whole would not fit in memory.
+    """Nonzero cells of a confusion matrix: with thousands of classes the whole matrix would not fit in memory.
 
     Args:
-        true: Class of the images of each cell, [n].
-        predicted: What the model said, [n].
-        count: How many they are, [n].
-        num_classes: C.
+        true: True class of each cell, [n].
+        predicted: Predicted class of each cell, [n].
+        count: Number of test images in each cell, [n].
+        num_classes: Number of classes C.
     """
 
     true: Ints
@@ -67,7 +67,7 @@ class Confusion:
         return np.bincount(self.true, self.count, self.num_classes).astype(np.int64)
 
     def block(self, classes: Ints) -> Ints:
-        """The rows and columns of some of the classes, in their order, int64 [m, m]."""
+        """Rows and columns of the given classes in their order, int64 [m, m]."""
         position = np.full(self.num_classes, -1)
         position[classes] = np.arange(len(classes))
         rows, columns = position[self.true], position[self.predicted]
@@ -87,8 +87,8 @@ class HeadNorms:
     """Row norms of a linear classifier.
 
     Args:
-        name: Of its module, ``psi`` for example.
-        norms: By stage (``trained``, ``final``): [C] of a shared head, [K, C] of one that every client has.
+        name: Name of its module, for example ``psi``.
+        norms: Norms by stage (``trained``, ``final``): [C] of a shared classifier, [K, C] of the clients' own.
     """
 
     name: str
@@ -100,23 +100,23 @@ class RunData:
     """A finished run.
 
     Args:
-        name: How it is called in the report.
-        path: Its folder.
-        summary: ``summary.json``.
-        environment: ``environment.json``.
-        config_text: ``config.yaml``; empty for a run that was not started by the command line.
-        config: The same by dotted name, ``model.gamma`` for example, without ``class_path`` and ``init_args``.
+        name: Name in the report.
+        path: Run folder.
+        summary: Content of ``summary.json``.
+        environment: Content of ``environment.json``.
+        config_text: Content of ``config.yaml``; empty for a run that was not started from the command line.
+        config: Options by dotted name, for example ``model.gamma``, without ``class_path`` and ``init_args``.
         metrics: Columns of ``metrics.csv``, nan where a round lacks a value; empty for a run realigned again.
-        class_names: Length C.
-        class_accuracy: By view, [C] of the last round, nan without test images.
-        class_tests: Test images behind these, by view, [C].
-        clients: By view.
-        confusion: By view, of the last round; empty for a run that did not write any.
-        partition: Who holds which images.
-        shared_heads: Classifiers that all clients share.
+        class_names: Names of the classes, length C.
+        class_accuracy: Accuracy of each class after the last round by view, [C], nan without test images.
+        class_tests: Number of test images of each class by view, [C].
+        clients: Scores of the clients after the last round by view.
+        confusion: Confusion matrices after the last round by view; empty for a run that did not write them.
+        partition: Images of each client.
+        shared_heads: Trained classifiers that all clients share.
         client_heads: Classifiers that each client has of its own.
-        frames: Classifiers that are fixed, [C, d], by name.
-        last_step: What the method did after the last round; None where it did nothing.
+        frames: Fixed classifiers by name, [C, d].
+        last_step: Name of the method's step after the last round; None for a method without one.
     """
 
     name: str
@@ -156,7 +156,7 @@ class RunData:
 
     @cached_property
     def by_count(self) -> Ints:
-        """The classes, most training images first."""
+        """The classes in descending order of training images."""
         order: Ints = np.argsort(-self.class_counts, kind="stable")
         return order
 
@@ -165,14 +165,14 @@ class RunData:
         return self.last_step is not None and self.headline(view) != self.headline(view, before=True)
 
     def headline(self, view: View, before: bool = False) -> Mapping[str, float] | None:
-        """Numbers of ``summary.json`` for ``global`` or ``personal``; None where there are none."""
+        """Numbers of ``summary.json`` for ``global`` or ``personal``; None if the method has no such model."""
         source = self.summary["before_realignment"] if before else self.summary
         part: Mapping[str, float] | None = source[view] if source else None
         return part
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[RunData]:
-    """Read finished runs, each under a name that tells it from the others.
+    """Read finished runs under distinct names.
 
     Raises:
         RunError: If a folder is not a run, not finished, damaged, or given twice.
@@ -189,8 +189,8 @@ def read_run(path: str | Path, name: str | None = None) -> RunData:
     """Read a finished run.
 
     Args:
-        path: Its folder.
-        name: How the report calls it; None takes the folder's name.
+        path: Run folder.
+        name: Name in the report; None takes the folder's name.
 
     Raises:
         RunError: If the folder is not a run, not finished or damaged.
@@ -206,7 +206,7 @@ def read_run(path: str | Path, name: str | None = None) -> RunData:
 
 
 def _read(folder: RunFolder, name: str) -> RunData:
-    """The run; what is from before a step that changed nothing is left out."""
+    """Read a run; numbers from before a last step that changed nothing are left out."""
     summary = folder.read_json("summary.json")
     config = folder.path / "config.yaml"
     config_text = config.read_text(encoding="utf-8") if config.is_file() else ""
@@ -343,7 +343,7 @@ def _frames(path: Path, num_classes: int, fixed: Sequence[str]) -> dict[str, Ten
 
 
 def _matrices(path: Path, num_classes: int) -> Iterator[tuple[str, Tensor]]:
-    """Entries [C, d] of a file that do not belong to a backbone; the others are not read."""
+    """Entries [C, d] of a file outside the backbone; other entries are not read."""
     if not path.is_file():
         return
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Making reports: one function for all formats, and the callback that makes one at the end of a run."""
+"""Writing reports: one function for all formats, and a callback that writes one at the end of a run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
 
     Args:
         paths: Run folders.
-        output: The file; None takes ``report.html`` in the run's folder, or in the current one for several runs.
-        format: ``html``, ``md``, ``csv`` or ``png``; None goes by the ending of ``output``, or takes ``html``.
+        output: File to write; None takes ``report.html`` in the folder of a single run, otherwise in the current one.
+        format: ``html``, ``md``, ``csv`` or ``png``; None takes the ending of ``output``, or ``html`` without one.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
         RunError: If a folder is not a finished run.
-        ConfigError: If the format is unknown, a package is missing, or the file cannot be written.
+        ConfigError: If the format is unknown or the file cannot be written.
     """
     format = format or _format_of(output)
     check_choice("format", format, FORMATS)
@@ -47,17 +47,17 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
 
 
 class WriteReport(FederatedCallback):
-    """Writes ``report.html`` into the run folder when a run ends; a report that fails never fails the run.
+    """Writes ``report.html`` into the run folder when a run ends; a failing report never fails the run.
 
     Args:
-        console: Where to say so; standard output by default.
+        console: Console for the path of the report or the reason of a failure; standard output by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
 
     def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
-        """Make the report from the files of the run, or say why there is none."""
+        """Write the report from the files of the run, or print why it failed."""
         try:
             target = write_report([trainer.folder.path])
         except Exception as error:
@@ -70,30 +70,25 @@ class WriteReport(FederatedCallback):
 def _format_of(output: str | Path | None) -> str:
     suffix = Path(output).suffix.lstrip(".").lower() if output else "html"
     if suffix not in FORMATS:
-        raise ConfigError("output", str(output), "does not tell the format by its ending", "Give --format too.")
+        raise ConfigError("output", str(output), "has an ending that is no format", "Give --format too.")
     return suffix
 
 
 def _render(runs: Sequence[RunData], format: str) -> bytes:
-    try:
-        match format:
-            case "html":
-                from fedloge.report.page import render
+    match format:
+        case "html":
+            from fedloge.report.page import render
 
-                return render(runs).encode()
-            case "png":
-                from fedloge.report.pictures import picture
+            return render(runs).encode()
+        case "png":
+            from fedloge.report.pictures import picture
 
-                return picture(runs)
-            case "md":
-                from fedloge.report.text import markdown
+            return picture(runs)
+        case "md":
+            from fedloge.report.text import markdown
 
-                return markdown(runs).encode()
-            case _:
-                from fedloge.report.text import comma_separated
+            return markdown(runs).encode()
+        case _:
+            from fedloge.report.text import comma_separated
 
-                return comma_separated(runs).encode()
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        problem = f"needs the package {package}, which is not installed"
-        raise ConfigError("format", format, problem, f"pip install {package}") from error
+            return comma_separated(runs).encode()

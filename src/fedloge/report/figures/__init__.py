@@ -1,1 +1,1 @@
-"""The figures of a report, as plotly draws them."""
+"""The figures of the page, as plotly's JSON."""

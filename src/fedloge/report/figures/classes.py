@@ -27,7 +27,7 @@ def class_accuracy(run: RunData, view: View, key: str) -> Panel | None:
     if after is None:
         return None
     traces = [_bars(run, view, group, after, before) for group in SHOTS]
-    caption = f"Share of each class's images recognised by the {MODELS[view]} {TESTS[view]}, {_round(run)}."
+    caption = f"Share of each class's images classified correctly by the {MODELS[view]} {TESTS[view]}, {_round(run)}."
     if before is not None:
         traces.append(plot.narrow_bars("before", run.class_names, y=plot.numbers(before), hoverinfo="skip"))
         caption += f" Wide bars: after {run.last_step}; narrow bars: before."

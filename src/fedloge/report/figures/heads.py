@@ -57,7 +57,7 @@ def client_norms(run: RunData, key: str) -> Panel | None:
     traces = [
         _points(run, head.norms[stage][0], counts[0], f"{symbol(head)} {name}", stage) for head, stage, name in lines
     ]
-    caption = "Norm of each class's row of the client's own classifier against its training images of the class."
+    caption = "Norm of each class's row of the client's own classifier against the client's images of that class."
     if len(shown) < len(counts):
         caption += f" The first {len(shown)} of {len(counts)} clients can be chosen."
     title = f"Classifier norms of a client, {', '.join(symbol(head) for head in run.client_heads)}"
