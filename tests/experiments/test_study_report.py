@@ -51,7 +51,7 @@ def test_ours_stand_beside_the_paper(done):
 def test_what_has_no_number_says_why(done):
     folder, _ = done
     lines = (folder / "out/tiny/mine/study.md").read_text().splitlines()
-    assert re.match(r"\| FedPer \| – \| \d", next(line for line in lines if line.startswith("| FedPer")))
+    assert re.match(r"\| FedPer \| none \| \d", next(line for line in lines if line.startswith("| FedPer")))
     assert (
         next(line for line in lines if line.startswith("| broken")) == "| broken | failed | failed | failed | failed |"
     )
