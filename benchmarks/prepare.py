@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 import fedloge.methods
-import fedloge.models
-from benchmarks.problem import Arrays, Problem, describe, to_arrays
+from benchmarks.problem import Arrays, Problem, build_backbone, describe, to_arrays
 from benchmarks.workloads import Federation, Kind
 from fedloge.data import Arrays as Source
 from fedloge.data import FederatedDataModule
@@ -61,11 +60,12 @@ def synthetic(federation: Federation) -> Arrays:
     """CIFAR-shaped images from the seed: a smooth pattern per class under noise."""
     draw = np.random.default_rng(federation.seed)
     coarse = draw.uniform(-40, 40, (federation.num_classes, 3, 4, 4))
-    patterns = coarse.repeat(8, axis=2).repeat(8, axis=3)
+    size = federation.image_size
+    patterns = coarse.repeat(size // 4, axis=2).repeat(size // 4, axis=3)
 
     def part(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.repeat(np.arange(federation.num_classes), count)
-        noise = draw.normal(128, 40, (len(labels), 3, 32, 32))
+        noise = draw.normal(128, 40, (len(labels), 3, size, size))
         return np.clip(noise + patterns[labels], 0, 255).astype(np.uint8), labels
 
     train, test = part(federation.per_class), part(federation.test_per_class)
@@ -107,10 +107,11 @@ def data_module(federation: Federation, data: dict[str, Tensor]) -> FederatedDat
 def build_method(federation: Federation, kind: type[Method] | None = None) -> Method:
     """fedloge's method, or another kind of it, with weights drawn from the seed."""
     torch.manual_seed(federation.seed)
-    backbone = getattr(fedloge.models, federation.backbone)(depth=federation.depth)
     own: dict[str, Any] = {"gamma": federation.gamma} if federation.method == "FedLoGe" else {}
     kind = kind or getattr(fedloge.methods, federation.method)
-    return kind(backbone, federation.num_classes, lr=federation.lr, momentum=federation.momentum, **own)
+    return kind(
+        build_backbone(federation), federation.num_classes, lr=federation.lr, momentum=federation.momentum, **own
+    )
 
 
 def initial(federation: Federation, module: FederatedDataModule) -> Arrays:

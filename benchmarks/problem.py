@@ -74,8 +74,9 @@ class Problem:
     def network(self) -> nn.Module:
         """The network with its initial weights, on the device; its entries have the names of fedloge's methods."""
         federation = self.federation
-        backbone = getattr(fedloge.models, federation.backbone)(depth=federation.depth)
-        network = (FedAvgNet if federation.method == "FedAvg" else FedLoGeNet)(backbone, federation.num_classes)
+        network = (FedAvgNet if federation.method == "FedAvg" else FedLoGeNet)(
+            build_backbone(federation), federation.num_classes
+        )
         entries = network.state_dict()
         network.load_state_dict({name: self.initial.get(name, old) for name, old in entries.items()})
         return network.to(self.device, self.dtype)
@@ -102,6 +103,13 @@ class Problem:
     def _load(self, name: str) -> Arrays:
         with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
             return dict(file)
+
+
+def build_backbone(federation: Federation) -> Backbone:
+    """The federation's backbone, with weights from torch's generator."""
+    options = {} if federation.backbone == "SmallCNN" else {"depth": federation.depth}
+    backbone: Backbone = getattr(fedloge.models, federation.backbone)(**options)
+    return backbone
 
 
 class FedAvgNet(nn.Module):

@@ -48,6 +48,8 @@ CONTENDERS: dict[str, Contender] = {
     "fedloge-serial": Contender("fedloge", {"executor": "serial"}),
     "fedloge-processes": Contender("fedloge", {"executor": "processes"}, processes=True),
     "fedloge-ray": Contender("fedloge", {"executor": "ray"}, processes=True),
+    "local-step": Contender("fedloge", {"executor": "steps"}),
+    "plain": Contender("plain"),
     "naive": Contender("naive"),
     "per-client": Contender("per_client"),
     "adam": Contender("adam"),

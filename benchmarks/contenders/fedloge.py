@@ -19,7 +19,8 @@ from fedloge.callbacks import FederatedCallback
 from fedloge.errors import ConfigError
 from fedloge.etf import sse_c
 from fedloge.evaluation.evaluator import Evaluation
-from fedloge.executors import ClientResult, ClientTask
+from fedloge.executors import ClientResult, ClientTask, LocalSettings
+from fedloge.executors.client import LocalTraining, train_client
 from fedloge.federation.aggregation import weighted_mean
 from fedloge.federation.seeding import SERVER, Stream, generator
 from fedloge.federation.state import ClientUpdate, FederatedState, SharedState, Tensors
@@ -45,6 +46,10 @@ def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: C
     match problem.kind:
         case "round":
             return rounds(problem, options["executor"], repetitions, clock)
+        case "step":
+            return local_steps(
+                problem, train_by_steps if options["executor"] == "steps" else train_client, repetitions, clock
+            )
         case "eval":
             return evaluations(problem, repetitions, clock)
         case "exchange":
@@ -68,6 +73,42 @@ def rounds(problem: Problem, executor: str, repetitions: int, clock: Clock) -> A
     for client, own in enumerate(state.clients):
         arrays |= to_arrays({f"personal/{client}/{name}": tensor for name, tensor in own.items()})
     return arrays
+
+
+def local_steps(problem: Problem, train: Any, repetitions: int, clock: Clock) -> Arrays:
+    """The local training of every client from the initial state, by :func:`train_client` or the like."""
+    method, data = build(problem)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(problem, folder)
+        state = started(problem, trainer, method, data)
+    tasks = [ClientTask(client, 1, method.phases(problem.federation.epochs)) for client in range(data.num_clients)]
+    for _ in range(repetitions):
+        results = [
+            train(method, data, trainer.local_settings, task, state.shared, state.clients[task.client])
+            for task in tasks
+        ]  # fmt: skip
+        clock.tick()
+    arrays: Arrays = {}
+    for client, result in enumerate(results):
+        entries = {**result.update.tensors, **result.personal}
+        arrays |= to_arrays({f"{client}/{name}": tensor for name, tensor in entries.items()})
+    return arrays
+
+
+def train_by_steps(
+    method: Method, data: Any, settings: LocalSettings, task: ClientTask, shared: SharedState, personal: Tensors
+) -> ClientResult:
+    """The local steps of :func:`train_client` without a Lightning fit around them."""
+    training = LocalTraining(method, data, settings.seed, task, settings.device)
+    training.begin(shared, personal)
+    for number, phase in training.phases.items():
+        method.begin_phase(phase)
+        method.on_fit_start()
+        optimizer, loader = method.configure_optimizers(), training.loader(phase=number)
+        for _ in range(phase.epochs):
+            for batch in loader:
+                method.local_step(batch, optimizer)
+    return training.finish({}, 0).result()
 
 
 def evaluations(problem: Problem, repetitions: int, clock: Clock) -> Arrays:

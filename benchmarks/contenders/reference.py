@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: C
     match problem.kind:
         case "round":
             return one_round(problem)
+        case "step":
+            return entries(trained(problem))
         case "eval":
             return evaluation(problem)
         case "exchange":
@@ -30,20 +32,11 @@ def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: C
 
 def one_round(problem: Problem) -> Arrays:
     """Every client trains from the initial state; the average is taken in double precision."""
-    images, labels = (tensor.to(problem.device) for tensor in problem.served)
+    images = problem.served[0]
     sums: dict[str, Tensor] = {}
     held = sorted(index for own in problem.partition["train"] for index in own)
-    result: Arrays = {"check/images": images[held].cpu().numpy()}
-    for client, own in enumerate(problem.orders):
-        network = problem.network()
-        network.load_state_dict(problem.personal(client), strict=False)
-        trained = [parameter for name, parameter in network.named_parameters() if parameter.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=problem.federation.lr, momentum=problem.federation.momentum)
-        for epoch in own.to(problem.device):
-            for batch in epoch.split(problem.federation.batch_size):
-                optimizer.zero_grad()
-                torch.autograd.backward(loss(network, images[batch], labels[batch]))
-                optimizer.step()
+    result: Arrays = {"check/images": images[held].numpy()}
+    for client, network in enumerate(trained(problem)):
         for name, tensor in network.state_dict().items():
             if name.startswith("phi."):
                 result |= to_arrays({f"personal/{client}/{name}": tensor})
@@ -51,6 +44,31 @@ def one_round(problem: Problem) -> Arrays:
                 sums[name] = sums.get(name, 0) + tensor.double() * problem.sizes[client]
     total = sum(problem.sizes)
     return {**to_arrays({name: tensor / total for name, tensor in sums.items()}), **result}
+
+
+def trained(problem: Problem) -> Iterator[nn.Module]:
+    """The network of every client after its local training."""
+    images, labels = (tensor.to(problem.device) for tensor in problem.served)
+    for client, own in enumerate(problem.orders):
+        network = problem.network()
+        network.load_state_dict(problem.personal(client), strict=False)
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=problem.federation.lr, momentum=problem.federation.momentum)
+        for epoch in own.to(problem.device):
+            for batch in epoch.split(problem.federation.batch_size):
+                optimizer.zero_grad()
+                torch.autograd.backward(loss(network, images[batch], labels[batch]))
+                optimizer.step()
+        yield network
+
+
+def entries(networks: Iterable[nn.Module]) -> Arrays:
+    """The trained entries of all clients."""
+    result: Arrays = {}
+    for client, network in enumerate(networks):
+        own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("sse.")}
+        result |= to_arrays({f"{client}/{name}": tensor for name, tensor in own.items()})
+    return result
 
 
 def loss(network: Any, images: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run will cost, told before it starts."""
+"""Estimated cost of a run, before it starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedloge.executors.base import ClientTask
+from fedloge.executors.client import LocalTraining
 from fedloge.federation.state import FederatedState, num_bytes
-from fedloge.methods.base import Client, Method, Phase
+from fedloge.methods.base import Method, Phase
 
 if TYPE_CHECKING:
     from fedloge.trainer import FederatedTrainer
@@ -20,14 +22,14 @@ TIMED_STEPS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate.
+    """Estimated cost of a run.
 
     Args:
-        parameters: Of the module, the client's own included.
-        bytes_round: What the clients of a round send and receive.
-        seconds_round: Training of a round, without evaluation: a timed step times their number, by workers. None for
-            a method that cannot be copied.
-        memory_bytes: Tensors of states, gradients and momenta in all workers, and the clients' own states.
+        parameters: Number of parameters of the module, personal ones included.
+        bytes_round: Bytes that the clients of a round send and receive.
+        seconds_round: Seconds of training in a round, without evaluation: the time of a step, times the number of
+            steps, divided by the workers. None for a method that cannot be copied.
+        memory_bytes: Bytes of states, gradients and momenta in all workers, and of the personal states.
     """
 
     parameters: int
@@ -36,7 +38,7 @@ class Cost:
     memory_bytes: int
 
     def line(self, rounds: int) -> str:
-        """For the user."""
+        """One line for the user."""
         training = "" if self.seconds_round is None else f"about {_time(self.seconds_round * rounds)} of training, "
         tensors = max(self.memory_bytes / 1e6, 1)
         exchanged = self.bytes_round / 1e6
@@ -50,7 +52,7 @@ def _time(seconds: float) -> str:
 
 
 def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
-    """Estimate a run from a few steps of one client, on a copy: nothing of the run changes."""
+    """Estimate the cost of a run from a few steps of one client, on a copy: the run itself does not change."""
     method, data = trainer.method, trainer.data
     phases = [phase for phase in method.phases(trainer.local_epochs) if phase.epochs]
     clients = max(1, round(trainer.participation * len(trainer.population)))
@@ -63,7 +65,7 @@ def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
         seconds = None
     else:
         pairs = zip(copies, phases, strict=True)
-        epochs = sum(_step_seconds(trainer, other, state, client, phase) * phase.epochs for other, phase in pairs)
+        epochs = sum(_step_seconds(trainer, other, state, client.id, phase) * phase.epochs for other, phase in pairs)
         seconds = epochs * batches / workers
     own, shared = num_bytes(state.clients[client.id]), num_bytes(state.shared.tensors)
     trained = num_bytes(dict(method.named_parameters()))
@@ -75,28 +77,23 @@ def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
     )
 
 
-def _step_seconds(
-    trainer: FederatedTrainer, method: Method, state: FederatedState, client: Client, phase: Phase
-) -> float:
-    """The fastest of a few training steps of a method, which they change."""
-    method.to(trainer.strategy.root_device)
-    precision = trainer.strategy.precision_plugin
+def _step_seconds(trainer: FederatedTrainer, method: Method, state: FederatedState, client: int, phase: Phase) -> float:
+    """Seconds of the fastest of a few training steps, which change the method."""
+    device, precision = trainer.strategy.root_device, trainer.strategy.precision_plugin
+    method.to(device)
+    training = LocalTraining(method, trainer.data, 0, ClientTask(client, 1, (phase,)), device)
     fastest = float("inf")
     with torch.random.fork_rng(), torch.enable_grad():
-        method.begin(Client(client.id, client.class_counts, 1), state.shared, state.clients[client.id])
+        method.begin(training.client, state.shared, state.clients[client])
         method.begin_phase(phase)
         method.on_fit_start()
         optimizer = method.configure_optimizers()
-        loader = iter(trainer.data.client_loader(client.id, seed=0, round=0))
-        for batch, _ in zip(loader, range(TIMED_STEPS), strict=False):
+        for batch, _ in zip(training.loader(), range(TIMED_STEPS), strict=False):
             began = time.perf_counter()
-            images, labels = (precision.convert_input(tensor.to(method.device)) for tensor in batch)
-            optimizer.zero_grad()
-            with precision.forward_context():
-                losses = method.local_losses((images, labels))
-            torch.autograd.backward(torch.stack(tuple(losses.values())).sum())
-            optimizer.step()
-            if method.device.type == "cuda":
+            images, labels = (precision.convert_input(tensor.to(device)) for tensor in batch)
+            with precision.train_step_context():
+                method.local_step((images, labels), optimizer)
+            if device.type == "cuda":
                 torch.cuda.synchronize()
             fastest = min(fastest, time.perf_counter() - began)
     return fastest

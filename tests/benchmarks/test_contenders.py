@@ -57,6 +57,15 @@ def test_a_round_is_the_references(problem, workload):
         assert difference(work(inputs, name), reference) < 1e-5
 
 
+def test_local_steps_are_the_references(problem):
+    inputs = problem("step")
+    reference = work(inputs, "reference")
+    assert {name.partition("/")[0] for name in reference} == {"0", "1", "2"}
+    assert all(np.any(reference[f"{client}/psi.weight"] != inputs.initial["psi.weight"].numpy()) for client in range(3))
+    for name in ("plain", "local-step", "fedloge-serial"):
+        assert difference(work(inputs, name, repetitions=2), reference) < WORKLOADS["step"].tolerance
+
+
 def test_the_gate_sees_another_learning_rate_and_another_order(problem):
     inputs = problem("cpu-mini")
     reference = work(inputs, "reference")

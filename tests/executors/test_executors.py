@@ -197,14 +197,14 @@ def test_a_script_without_a_guard_is_told(tmp_path):
     script.write_text(UNGUARDED_SCRIPT)
     done = subprocess.run([sys.executable, script, tmp_path / "run"], capture_output=True, text=True)
     assert "RunError: a worker ended when it started (exit code 1)." in done.stderr
-    assert "put what the script does under if __name__ == '__main__'." in done.stderr
+    assert "Each worker imports the script that trains: put its code under if __name__ == '__main__'." in done.stderr
 
 
 def test_a_worker_that_imports_the_script_trains_nothing(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SECOND_SCRIPT)
     done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
-    assert "RunError: this is a worker that starts. Each runs a script that trains once more" in done.stderr
+    assert "RunError: this process is a worker that is starting. Each worker imports the script" in done.stderr
     assert "RunError: a worker ended when it started (exit code 1)." in done.stderr
     finished = (tmp_path / "serial" / "summary.json").stat().st_mtime_ns
     assert finished < (tmp_path / "processes" / "environment.json").stat().st_mtime_ns
@@ -214,7 +214,7 @@ def test_a_script_that_is_no_file_is_refused(tmp_path):
     command = [sys.executable, "-", tmp_path / "run"]
     done = subprocess.run(command, input=UNGUARDED_SCRIPT, capture_output=True, text=True)
     assert "ConfigError: trainer.executor='processes' needs the script in a file" in done.stderr
-    assert "<stdin>' is none. Save it, or take serial." in done.stderr
+    assert "<stdin>' is not a file. Save the script, or take serial." in done.stderr
     assert not (tmp_path / "run" / "environment.json").exists()
 
 

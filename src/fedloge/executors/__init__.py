@@ -1,4 +1,4 @@
-"""How the clients of a round are trained: one at a time, or several at once."""
+"""Executors train the clients of a round: one at a time, or several at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from fedloge.executors.base import (
     Outcome,
 )
 from fedloge.executors.cuda.executor import Cohort, obstacle
-from fedloge.executors.processes import Processes, num_cores, refuse_unguarded, room_for_workers
+from fedloge.executors.processes import Processes, num_cores
 from fedloge.executors.ray import Ray
 from fedloge.executors.serial import Serial
+from fedloge.executors.shared_memory import refuse_unguarded, room_for_workers
 from fedloge.methods.base import Method
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 PAYS_FROM = 1e10
-"""Image passes times parameters from which on starting workers, some seconds, is worth it: about a minute of work."""
+"""Least work, in image passes times parameters, that is worth some seconds for starting workers: about a minute."""
 
 BY_NAME: dict[str, type[Executor]] = {"serial": Serial, "processes": Processes, "ray": Ray, "cuda": Cohort}
 
@@ -44,7 +45,7 @@ BY_NAME: dict[str, type[Executor]] = {"serial": Serial, "processes": Processes, 
 def make_executor(
     asked: Executor | str, work: float, method: Method, settings: LocalSettings, data: FederatedData | None = None
 ) -> Executor:
-    """The executor that was asked for, by name or ready-made; ``auto`` looks at how much there is to do, and where."""
+    """The configured executor, an instance or a name; ``auto`` chooses by device and amount of work."""
     refuse_unguarded()
     if isinstance(asked, Executor):
         return asked
@@ -58,7 +59,7 @@ def make_executor(
 
 
 def _workers_help(method: Method, data: FederatedData | None) -> bool:
-    """Whether there can be more than one worker."""
+    """Whether more than one worker can start."""
     if num_cores() == 1 or multiprocessing.parent_process() is not None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What an executor is, and the training of one client, which all of them share."""
+"""Base class of executors, and what passes between them and the federated loop."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Worker = TypeVar("Worker")
 
 
 class FederatedData(Protocol):
-    """What local training needs of the data."""
+    """Data for local training."""
 
     def client_counts(self, client: int) -> Sequence[int]:
-        """n_{k,c}, length C."""
+        """Class counts n_{k,c} of a client, length C."""
         ...
 
     def client_batches(self, client: int, device: torch.device | None = None) -> Iterable[Any]:
-        """A client's training images in order, without augmentation."""
+        """Training images of a client in order, without augmentation."""
         ...
 
     def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> Any:
-        """Batches of a client; every iteration over it is the next local epoch."""
+        """Loader of a client; every iteration over it is the next local epoch."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a local fit runs.
+    """Settings of a local fit.
 
     Args:
-        seed: Of the run.
-        accelerator: Lightning's, as the next two.
-        devices: See above.
-        precision: See above.
-        device: What they amount to.
-        threads: Of torch.
-        attempts: How often a client is tried.
-        profile: Tell how long the parts of a local fit took.
+        seed: Run seed.
+        accelerator: Lightning's ``accelerator``.
+        devices: Lightning's ``devices``.
+        precision: Lightning's ``precision``.
+        device: Device that accelerator and devices stand for.
+        threads: Threads of torch.
+        attempts: Number of times that a client is tried.
+        profile: Measure the seconds of the parts of a local fit.
     """
 
     seed: int
@@ -67,7 +67,7 @@ class ClientTask:
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """That a client could not be trained, why in one line, and where there was an error its traceback."""
+    """A client that could not be trained: one-line reason and traceback."""
 
     client: int
     reason: str
@@ -76,18 +76,18 @@ class ClientFailure:
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What came of a task: the update for the server, and the personal state, which only the store sees."""
+    """A trained client: the update for the server, and the personal state, which only the store sees."""
 
     update: ClientUpdate
     personal: Tensors
 
 
 Outcome = ClientResult | ClientFailure
-"""What comes of a task."""
+"""Outcome of a task."""
 
 
 class Executor(ABC):
-    """Trains the clients of a round; what comes out does not depend on which executor did it."""
+    """Trains the clients of a round; the results do not depend on the executor."""
 
     method: Method
     data: FederatedData
@@ -95,19 +95,19 @@ class Executor(ABC):
 
     @property
     def workers(self) -> int:
-        """Number of clients trained at the same time, at most."""
+        """Greatest number of clients that are trained at the same time."""
         return 1
 
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
-        """Take what is trained, on which data, and how; called before the first :meth:`run`."""
+        """Set method, data and settings; called before the first :meth:`run`."""
         self.method, self.data, self.settings = method, data, settings
 
     @abstractmethod
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
-        """Yield the result of every task in the order of the tasks."""
+        """Yield the outcome of every task in the order of the tasks."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to give back
-        """Give back processes and memory; a later :meth:`run` takes them anew."""
+    def close(self) -> None:  # noqa: B027 - most executors hold nothing
+        """Release processes and memory; a later :meth:`run` acquires them again."""
 
 
 def largest_first(
@@ -118,18 +118,18 @@ def largest_first(
     submit: Callable[[Worker, int], None],
     collect: Callable[[], tuple[int, Outcome]],
 ) -> Iterator[Outcome]:
-    """Hand tasks to workers, the largest first, and yield the results in the order of the tasks.
+    """Hand tasks to workers, the largest first, and yield the outcomes in the order of the tasks.
 
-    A result waits until its turn has come; no task is handed out that is ``window`` or more places ahead of the next
-    result, so that no more than that many ever wait, however many clients there are.
+    An outcome waits for its turn. No task is handed out that is ``window`` or more places ahead of the next outcome, so
+    that no more than that many ever wait, however many clients there are.
 
     Args:
-        tasks: Of the round.
-        sizes: How much work each of them is.
-        window: See above.
-        idle: A worker that has nothing to do, or None.
-        submit: Gives a worker the task at a position.
-        collect: Waits for any worker and returns position and result.
+        tasks: Tasks of the round.
+        sizes: Amount of work of each task.
+        window: Greatest number of outcomes that wait.
+        idle: Function that returns a worker without a task, or None.
+        submit: Function that gives a worker the task at a position.
+        collect: Function that waits for any worker and returns position and outcome.
     """
     waiting: dict[int, Outcome] = {}
     todo = sorted(range(len(tasks)), key=lambda position: (-sizes[position], position))

@@ -10,24 +10,142 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities import registry
+from lightning.pytorch.core.hooks import ModelHooks
 from lightning.pytorch.profilers import SimpleProfiler
 
 from fedloge.executors.base import ClientFailure, ClientResult, ClientTask, FederatedData, LocalSettings, Outcome
 from fedloge.federation.seeding import Stream, derive
 from fedloge.federation.state import ClientUpdate, SharedState, Tensors
-from fedloge.methods.base import Batch, Client, Method
+from fedloge.methods.base import Batch, Client, Epoch, Method
 from fedloge.system.profiling import Profile, fit_seconds
 
-# For callbacks that installed packages may bring, every Trainer reads the metadata of all packages, which takes longer
-# than the rest of a short fit. What is installed does not change meanwhile: once is enough.
+# Every Trainer reads the metadata of all installed packages to find callbacks that they register, which takes longer
+# than the rest of a short fit. Installed packages do not change meanwhile, so read them once.
 if hasattr(registry, "entry_points"):
     registry.entry_points = functools.cache(registry.entry_points)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained client, its tensors in host memory or on their way there.
+
+    Args:
+        client: The client.
+        shared: Its shared entries.
+        personal: Its personal entries.
+        loss_sums: Local losses by name, summed over ``examples``.
+        examples: Number of examples trained on, over all epochs.
+        report: Further tensors for the server.
+        seconds: Seconds of the parts of the local fit, if the run is profiled.
+    """
+
+    client: Client
+    shared: Tensors
+    personal: Tensors
+    loss_sums: Tensors
+    examples: int
+    report: Tensors
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def result(self) -> ClientResult:
+        """Update and personal state; call it when the tensors have arrived in host memory."""
+        means = {name: float(total) / self.examples for name, total in self.loss_sums.items()}
+        update = ClientUpdate(
+            client=self.client.id,
+            tensors=self.shared,
+            num_examples=self.client.num_examples,
+            class_counts=self.client.class_counts,
+            metrics={"loss": sum(means.values()), **means},
+            seconds=self.seconds,
+            report=self.report,
+        )
+        # The store keeps personal entries for long: not as views of a larger buffer.
+        return ClientResult(update, {name: tensor.clone() for name, tensor in self.personal.items()})
+
+
+def on_host(tensors: Tensors) -> Tensors:
+    """Copies in host memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+class LocalTraining:
+    """Training of one client in one round: :meth:`begin`, steps (:meth:`Method.local_step`), :meth:`finish`.
+
+    Args:
+        method: Module to train.
+        data: Data of all clients.
+        seed: Run seed.
+        task: Client, round and phases.
+        device: Device of the training.
+        batches: Function that returns the client's training images in order; None takes those of ``data``.
+        copied: Function that copies tensors to host memory.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        data: FederatedData,
+        seed: int,
+        task: ClientTask,
+        device: torch.device,
+        batches: Callable[[], Iterable[Any]] | None = None,
+        copied: Callable[[Tensors], Tensors] = on_host,
+    ) -> None:
+        self.method, self.device = method, device
+        self.client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
+        self.phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
+        self.random_seed = derive(seed, task.round, task.client, Stream.MODULE)
+        self.loader = functools.partial(data.client_loader, task.client, seed=seed, round=task.round)
+        self._batches = batches or (lambda: data.client_batches(task.client, device))
+        self._copied = copied
+        self._report: Tensors = {}
+
+    def begin(self, shared: SharedState, personal: Tensors) -> None:
+        """Load the received state, and measure what the method reports of it."""
+        self.method.begin(self.client, shared, personal)
+        self._report = self._measured("report_received")
+
+    def finish(self, loss_sums: Tensors, examples: int) -> Trained:
+        """Measure what the method reports of the trained model, and copy all that leaves the module."""
+        report = {**self._report, **self._measured("report_trained")}
+        entries = self.method.state_dict().items()
+        shared = {name: entry for name, entry in entries if self.method.is_shared(name)}
+        personal = self.method.personal_entries({name for phase in self.phases.values() for name in phase.keep})
+        copied = self._copied
+        return Trained(self.client, copied(shared), copied(personal), copied(loss_sums), examples, report)
+
+    @torch.no_grad()
+    def _measured(self, hook: str) -> Tensors:
+        """Copies of the tensors that ``report_received`` or ``report_trained`` returns, if the method has that hook."""
+        if getattr(type(self.method), hook) is getattr(Method, hook):
+            return {}
+        self.method.to(self.device).eval()
+        batches = Converted(self._batches(), next(self.method.parameters()).dtype)
+        with torch.autocast(self.device.type, enabled=False):
+            report: Tensors = getattr(self.method, hook)(batches)
+        return self._copied(report)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """Batches whose images are converted to another type, which is not float32 if Lightning's precision is "true".
+
+    Args:
+        batches: Batches of images and labels.
+        dtype: Type of the module's parameters.
+    """
+
+    batches: Iterable[Batch]
+    dtype: torch.dtype
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ((images.to(self.dtype), labels) for images, labels in self.batches)
 
 
 def attempt_client(
@@ -38,7 +156,7 @@ def attempt_client(
     shared: SharedState,
     personal: Tensors,
 ) -> Outcome:
-    """:func:`train_client`, where an error and a result that is not finite become a :class:`ClientFailure`."""
+    """:func:`train_client`, with a :class:`ClientFailure` for an error or a result that is not finite."""
     reason = details = ""
     for _ in range(settings.attempts):
         try:
@@ -53,7 +171,7 @@ def attempt_client(
 
 
 def not_finite(result: ClientResult) -> str:
-    """What in a result is NaN or infinite; empty where all is well. One check per tensor, after the training."""
+    """Name the first tensor of a result that has NaN or infinite entries; empty if all are finite."""
     parts = {"update": result.update.tensors, "report": result.update.report, "personal state": result.personal}
     for part, tensors in parts.items():
         floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
@@ -76,38 +194,55 @@ def train_client(
 ) -> ClientResult:
     """Train one client from the state it received: a Lightning fit per phase.
 
-    The result depends on the arguments alone: data order and augmentation come from (seed, round, client), and
-    torch's global generators, which dropout reads, are seeded from them too and restored afterwards.
+    The result depends on the arguments alone. Data order and augmentation follow from (seed, round, client), and so
+    does the seed of torch's global generators, which dropout reads and which are restored afterwards.
     """
-    client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
-    phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
-
-    def batches() -> Iterable[Any]:
-        return data.client_batches(client.id, settings.device)
-
+    training = LocalTraining(method, data, settings.seed, task, settings.device)
     profile = Profile()
-    with _isolated_random_state(derive(settings.seed, task.round, task.client, Stream.MODULE)):
-        method.begin(client, shared, personal)
-        report = _on_host(measure(method, "report_received", batches, settings.device))
-        for number, phase in phases.items():
+    with _isolated_random_state(training.random_seed):
+        training.begin(shared, personal)
+        for number, phase in training.phases.items():
             method.begin_phase(phase)
-            loader = data.client_loader(task.client, seed=settings.seed, round=task.round, phase=number)
-            with quiet_lightning(), interrupts_as_usual():
-                profile.add(_fit(local_trainer(settings, phase.epochs), method, loader))
-        report = {**report, **_on_host(measure(method, "report_trained", batches, settings.device))}
-    kept = {name for phase in phases.values() for name in phase.keep}
-    own = {name: tensor.clone() for name, tensor in method.personal_entries(kept).items()}
-    return ClientResult(_update(method, client, report, profile.seconds), own)
+            profile.add(_fit(settings, method, phase.epochs, training.loader(phase=number)))
+        trained = training.finish(method.loss_sums, method.examples)
+    return replace(trained, seconds=profile.seconds).result()
 
 
-def _fit(trainer: Trainer, method: Method, loader: Any) -> dict[str, float]:
-    """Fit, and tell how long the parts took if the trainer has a profiler."""
+def _fit(settings: LocalSettings, method: Method, epochs: int, loader: Iterable[Any]) -> dict[str, float]:
+    """Fit with Lightning; returns the seconds of its parts if the run is profiled."""
     began = time.perf_counter()
-    trainer.fit(method, loader)
-    profiler = trainer.profiler  # type: ignore[attr-defined]
-    if not isinstance(profiler, SimpleProfiler):
-        return {}
-    return fit_seconds(profiler, type(trainer.strategy).__name__, time.perf_counter() - began)
+    with quiet_lightning(), interrupts_as_usual():
+        trainer = local_trainer(settings, epochs)
+        profiler = trainer.profiler if settings.profile else None  # type: ignore[attr-defined]
+        whole = settings.precision == "32-true" and overridden_hook(method) is None
+        trainer.fit(method, Epochs(loader, profiler) if whole else loader)
+    return fit_seconds(profiler, type(trainer.strategy).__name__, time.perf_counter() - began) if profiler else {}
+
+
+class Epochs:
+    """Loader that yields whole epochs, so that Lightning's work per batch is done once per epoch.
+
+    Args:
+        loader: Loader of a client; every iteration over it is the next epoch.
+        profiler: Lightning profiler for the time that batches take, if any.
+    """
+
+    def __init__(self, loader: Iterable[Any], profiler: SimpleProfiler | None = None) -> None:
+        self._epoch = Epoch(loader, profiler)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Epoch]:
+        yield self._epoch
+
+
+def overridden_hook(method: Method, *more: str) -> str | None:
+    """The first of Lightning's hooks around a batch, or of some more, that the class of the method overrides."""
+    for name in ("training_step", *more, *vars(ModelHooks), "backward", "manual_backward", "optimizers"):
+        if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
+            return name
+    return None
 
 
 def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
@@ -127,50 +262,6 @@ def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
     )
 
 
-@torch.no_grad()
-def measure(method: Method, hook: str, batches: Callable[[], Iterable[Any]], device: torch.device) -> Tensors:
-    """What a client reports before or after its training, on the device; nothing where the method has no such hook.
-
-    Args:
-        method: The client's.
-        hook: ``report_received`` or ``report_trained``.
-        batches: Gives the client's images in order, on the device.
-        device: Where.
-    """
-    if getattr(type(method), hook) is getattr(Method, hook):
-        return {}
-    method.to(device).eval()
-    report: Tensors = getattr(method, hook)(Converted(batches(), next(method.parameters()).dtype))
-    return report
-
-
-@dataclass(frozen=True)
-class Converted:
-    """Batches whose images have another type: not float32 where Lightning's precision is "true" to another."""
-
-    batches: Iterable[Batch]
-    dtype: torch.dtype
-
-    def __iter__(self) -> Iterator[Batch]:
-        return ((images.to(self.dtype), labels) for images, labels in self.batches)
-
-
-def _on_host(tensors: Tensors) -> Tensors:
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
-
-
-def _update(method: Method, client: Client, report: Tensors, seconds: Mapping[str, float]) -> ClientUpdate:
-    return ClientUpdate(
-        client=client.id,
-        tensors=method.shared_state().tensors,
-        num_examples=client.num_examples,
-        class_counts=client.class_counts,
-        metrics=method.local_metrics(),
-        seconds=seconds,
-        report=report,
-    )
-
-
 @contextlib.contextmanager
 def _isolated_random_state(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
@@ -180,7 +271,7 @@ def _isolated_random_state(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupts_as_usual() -> Iterator[None]:
-    """Ctrl-C in a fit makes Lightning ignore all further ones and leave with SystemExit; undo both."""
+    """After Ctrl-C in a fit, Lightning ignores all further ones and raises SystemExit; undo both."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -192,13 +283,13 @@ def interrupts_as_usual() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep a Trainer's own messages out of the terminal: four lines per local fit would drown the run's."""
+    """Silence the messages of a Trainer: four lines per local fit would drown those of the run."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # A client's loader is a plain iterable: advice about DataLoader workers does not apply to it.
+        # The loader of a client is a plain iterable: advice about DataLoader workers does not apply to it.
         warnings.filterwarnings("ignore", module="lightning.*")
         try:
             yield

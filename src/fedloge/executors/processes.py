@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
 import signal
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker, spawn
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, multiprocessing
 
-from fedloge.checks import MAX_THREADS, check_threads
+from fedloge.checks import check_threads
 from fedloge.errors import ConfigError, RunError
 from fedloge.executors.base import (
     ClientFailure,
@@ -32,58 +31,66 @@ from fedloge.executors.base import (
     largest_first,
 )
 from fedloge.executors.client import attempt_client
+from fedloge.executors.shared_memory import (
+    NO_ROOM,
+    NOT_FOUND,
+    SHARED_MEMORY,
+    UNGUARDED,
+    Layout,
+    Slab,
+    bytes_down,
+    bytes_of_worker,
+    room_for_workers,
+)
 from fedloge.federation.state import ClientStore, SharedState, Tensors, num_bytes
 from fedloge.methods.base import Method
 from fedloge.system.cpu import configure_cpu
 
 WAITING_BYTES = 2**30
-"""Results that wait for their turn may take this much memory, but at least four a worker may wait."""
-SPARE_BYTES = 2**20
+"""Memory for results that wait for their turn; at least four per worker may wait."""
 MAX_ATTEMPTS = 3
-UNGUARDED = "Each runs a script that trains once more: put what the script does under if __name__ == '__main__'."
-NOT_FOUND = "Define the classes of method and data in a module, not in a notebook or function; or take serial."
-SHARED_MEMORY = "/dev/shm"
-NO_ROOM = "Give the container more, docker run --shm-size=2g"
-ALIGNMENT = 16
 
 
 class Processes(Executor):
-    """Workers that live as long as the run, each with the data in shared memory and a module of its own.
+    """Workers that live as long as the run, each with the data in shared memory and its own module.
 
     States travel through shared memory. The largest client is trained first. A worker that dies is replaced and its
     client trained again, with the same result.
 
     Args:
-        workers: How many; None takes one per core that this process may use.
+        workers: Number of workers; None takes one per core that this process may use.
 
     Raises:
         ConfigError: If ``workers`` is not between 1 and 1024.
     """
 
-    workers: int = 1
-
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None:
-            check_threads("trainer.executor.workers", workers)  # this process tests with as many threads
+            check_threads("trainer.executor.workers", workers)  # this process evaluates with as many threads
         if workers is not None and workers > num_cores():
             warnings.warn(f"trainer.executor.workers={workers} is more than the {num_cores()} cores here", stacklevel=2)
-        self.workers = workers or num_cores()
+        self._workers = workers or num_cores()
         self._pool: list[_Worker] = []
         self._down: Slab | None = None
 
+    @property
+    def workers(self) -> int:
+        """Number of worker processes."""
+        return self._workers
+
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
-        """Take what is trained; workers start with the first round."""
+        """Set method, data and settings; workers start with the first round."""
         if settings.device.type != "cpu":
             problem = f"trains on CPU cores, but the device is {settings.device}"
             raise ConfigError("trainer.executor", "processes", problem, "Take serial, or --trainer.accelerator=cpu.")
         room = room_for_workers(method, data)
         if room < self.workers:
             warnings.warn(f"{SHARED_MEMORY} has room for {room} of {self.workers} workers. {NO_ROOM}", stacklevel=2)
-            self.workers = room
+            self._workers = room
         super().start(method, data, settings)
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
-        """Yield the result of every task in order."""
+        """Yield the outcome of every task in order."""
         self._open(min(self.workers, len(tasks)))
         assert self._down is not None
         layout = self._down.pack({**shared.tensors, **shared.fixed})
@@ -97,7 +104,7 @@ class Processes(Executor):
         def submit(worker: _Worker, position: int) -> None:
             busy[position] = worker
             own = worker.slab.pack(clients[tasks[position].client])
-            with contextlib.suppress(BrokenPipeError):  # it died while it waited: seen when its answer is awaited
+            with contextlib.suppress(BrokenPipeError):  # it died while it waited: noticed when its answer is awaited
                 worker.pipe.send(_Order(tasks[position], layout, fixed, own))
 
         def collect() -> tuple[int, Outcome]:
@@ -123,7 +130,7 @@ class Processes(Executor):
         try:
             yield from largest_first(tasks, sizes, window, idle, submit, collect)
         finally:
-            if busy:  # somebody stopped in the middle of the round
+            if busy:  # the round was stopped in the middle
                 self.close()
 
     def close(self) -> None:
@@ -136,9 +143,9 @@ class Processes(Executor):
         packed, new = _packed(self.method) if len(self._pool) < count else b"", []
         with self._clear_errors():
             if self._down is None:
-                self._down = Slab(_bytes_down(self.method))
+                self._down = Slab(bytes_down(self.method))
             while len(self._pool) < count:
-                new.append(_Worker(_bytes_of_worker(self.method)))
+                new.append(_Worker(bytes_of_worker(self.method)))
                 self._pool.append(new[-1])
             for worker in new:  # all of them start at the same time
                 self._equip(worker, packed)
@@ -149,13 +156,13 @@ class Processes(Executor):
                 raise RunError(f"a worker ended when it started (exit code {code}). {UNGUARDED}")
 
     def _equip(self, worker: _Worker, packed: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # it ended: seen when it is asked whether it is ready
+        with contextlib.suppress(ConnectionError):  # it ended: noticed when it is asked whether it is ready
             worker.pipe.send_bytes(packed)
             worker.pipe.send((self.data, self.settings, self._down, worker.slab))
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
-        """What the system refuses in one line: open files, processes, memory."""
+        """Report in one line that the system refuses open files, processes or memory."""
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -165,7 +172,7 @@ class Processes(Executor):
             raise ConfigError("trainer.executor.workers", self.workers, problem, remedy) from error
 
     def _is_ready(self, worker: _Worker) -> bool:
-        """Wait until a worker has what it was sent; False if it has ended instead."""
+        """Wait until a worker has received method and data; False if it has ended instead."""
         try:
             failure: _Failure | None = worker.pipe.recv()
         except (EOFError, OSError):
@@ -176,7 +183,7 @@ class Processes(Executor):
         return True
 
     def _replace(self, worker: _Worker, task: ClientTask) -> ClientFailure | None:
-        """Start a worker anew; a client that has cost too many of them is a failure."""
+        """Restart a worker; a client whose workers died too often is a failure."""
         ready, packed = False, _packed(self.method)
         while not ready and worker.attempts < MAX_ATTEMPTS:
             worker.attempts += 1
@@ -194,7 +201,7 @@ class Processes(Executor):
 
 @dataclass(frozen=True)
 class _Order:
-    """A task, and where its tensors are: (name, dtype, shape, offset) in the shared slab and in the worker's own."""
+    """A task, and the layout of its tensors in the slab of all workers and in the worker's own."""
 
     task: ClientTask
     shared: Layout
@@ -204,7 +211,7 @@ class _Order:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A result without its tensors: they are in the worker's slab, or, where they did not fit, with it."""
+    """A result without its tensors, which are in the worker's slab, or in ``tensors`` if they did not fit."""
 
     result: ClientResult
     layout: Layout | None
@@ -247,63 +254,23 @@ class _Worker:
         return ClientResult(update, parts["p"])
 
     def exit_code(self) -> int | None:
-        """Of a process that has ended, or is about to."""
+        """Exit code of a process that has ended or is about to."""
         self.process.join(timeout=5)
         code: int | None = self.process.exitcode
         return code
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         with contextlib.suppress(OSError):
             self.pipe.close()
-        self.process.kill()  # a worker keeps nothing; in a fit, Lightning would answer to a milder signal
+        self.process.kill()  # a worker keeps no state; in a fit, Lightning would handle a milder signal
         self.process.join()
 
 
-Layout = tuple[tuple[str, torch.dtype, tuple[int, ...], int], ...]
-
-
-class Slab:
-    """Shared memory that named tensors are packed into.
-
-    Args:
-        nbytes: Of all tensors together, with up to 16 more for each, which alignment may take.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self.bytes: Tensor = torch.empty(nbytes, dtype=torch.uint8)
-        self.bytes.share_memory_()  # type: ignore[no-untyped-call]
-
-    def pack(self, tensors: Tensors) -> Layout:
-        """Copy tensors in; returns where they are.
-
-        Raises:
-            ValueError: If they do not fit.
-        """
-        layout, offset = [], 0
-        for name, tensor in tensors.items():
-            end = offset + tensor.numel() * tensor.element_size()
-            if end > len(self.bytes):
-                raise ValueError(f"{end} bytes do not fit into {len(self.bytes)}")
-            self._view(tensor.dtype, tensor.shape, offset).copy_(tensor)
-            layout.append((name, tensor.dtype, tuple(tensor.shape), offset))
-            offset = -(-end // ALIGNMENT) * ALIGNMENT
-        return tuple(layout)
-
-    def unpack(self, layout: Layout) -> dict[str, Tensor]:
-        """Views of the tensors; the next :meth:`pack` overwrites them."""
-        return {name: self._view(dtype, shape, offset) for name, dtype, shape, offset in layout}
-
-    def _view(self, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
-        nbytes = torch.Size(shape).numel() * dtype.itemsize
-        view: Tensor = self.bytes[offset : offset + nbytes].view(dtype).view(tuple(shape))
-        return view
-
-
 def _work(pipe: Any) -> None:
-    """A worker's life: take method and data, then train what comes through the pipe until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt, SystemExit):  # SIGTERM's, in a fit
+    """Main function of a worker: receive method and data, then train the tasks from the pipe until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt, SystemExit):  # the last from SIGTERM in a fit
         packed, rest = pipe.recv_bytes(), pipe.recv_bytes()
         try:
             method: Method = torch.load(io.BytesIO(packed), weights_only=False)
@@ -341,93 +308,23 @@ def _train(
         return _Answer(bare, None, tensors)
 
 
-def room_for_workers(method: Method, data: FederatedData | None) -> int:
-    """How many workers the shared memory has room for.
-
-    Raises:
-        ConfigError: If there can be none here.
-        RunError: If this is one, which has not started yet.
-    """
-    refuse_unguarded()
-    script = spawn.get_preparation_data("worker").get("init_main_from_path")
-    if script is not None and not os.path.exists(script):
-        problem = f"needs the script in a file, for the workers to import; {script!r} is none"
-        raise ConfigError("trainer.executor", "processes", problem, "Save it, or take serial.")
-    try:
-        _tensor_bytes(method)  # goes as plain bytes; here it only has to be possible
-        shared = _bytes_down(method) + _tensor_bytes(data)
-    except Exception as error:
-        problem = f"cannot send method or data to a worker: {error}"
-        raise ConfigError("trainer.executor", "processes", problem, NOT_FOUND) from error
-    if not os.path.isdir(SHARED_MEMORY):
-        return MAX_THREADS
-    free, own = shutil.disk_usage(SHARED_MEMORY).free, _bytes_of_worker(method)
-    if shared + own > free:
-        needed = f"needs {(shared + own) / 1e6:,.0f} MB in {SHARED_MEMORY} for a worker, which has {free / 1e6:,.0f}"
-        raise ConfigError("trainer.executor", "processes", needed, f"{NO_ROOM}, or take serial.")
-    return (free - shared) // own
-
-
-def refuse_unguarded() -> None:
-    """Refuse to train in a worker that has yet to start, and for that imports the script that trains.
-
-    Raises:
-        RunError: With the remedy.
-    """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RunError(f"this is a worker that starts. {UNGUARDED}")
-
-
-class _Census(ForkingPickler):
-    """Counts the bytes of tensors that would move to the shared memory."""
-
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO())
-        self.storages: dict[int, int] = {}
-
-    def persistent_id(self, item: Any) -> bool | None:
-        """Of a tensor, in place of its content."""
-        if not isinstance(item, Tensor):
-            return None
-        if not item.is_shared():  # type: ignore[no-untyped-call]
-            self.storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
-        return True
-
-
-def _tensor_bytes(sent: Any) -> int:
-    census = _Census()
-    census.dump(sent)
-    return sum(census.storages.values())
-
-
 def _packed(method: Method) -> bytes:
-    """A method as plain bytes: every tensor in the shared memory is an open file."""
+    """A method as plain bytes, since every tensor in shared memory is an open file."""
     buffer = io.BytesIO()
     torch.save(method, buffer)
     return buffer.getvalue()
 
 
-def _bytes_down(method: Method) -> int:
-    """Of what all workers receive, aligned."""
-    state = method.state_dict()
-    return num_bytes(state) + ALIGNMENT * len(state)
-
-
-def _bytes_of_worker(method: Method) -> int:
-    """Of what a worker receives for itself, or sends."""
-    return 2 * _bytes_down(method) + SPARE_BYTES
-
-
 def _context() -> Any:
-    """Processes that do not inherit threads; where the platform has it, from a server that imported torch already."""
+    """Context for processes that inherit no threads; a server with torch imported forks them where it can."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fedloge.config"])
-    resource_tracker.ensure_running()  # it would lift the block
+    resource_tracker.ensure_running()  # which would lift the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        forkserver.ensure_running()  # deaf to Ctrl-C, also while it still imports
+        forkserver.ensure_running()  # blocks Ctrl-C, also while it imports
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context

@@ -1,4 +1,4 @@
-"""One client per actor of a Ray cluster: past one machine."""
+"""One client per actor of a Ray cluster, for more than one machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fedloge.system.cpu import configure_cpu
 CONNECT_SECONDS = 5
 HTTP2_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + HTTP2_SETTINGS
-"""What Ray's servers answer with settings of theirs: a header of the same length and type 4, in its fourth byte."""
+"""Ray's servers answer with their settings: a header of the same length, with type 4 in its fourth byte."""
 
 
 class Ray(Executor):
     """Actors, each with a copy of the data, on this machine or a cluster (``pip install 'fedloge[ray]'``).
 
-    When an actor or its node is lost, its client is trained again by another one, with the same result; new actors are
-    asked for in the next round.
+    When an actor or its node is lost, another actor trains its client again, with the same result; new actors are
+    requested in the next round.
 
     Args:
         address: ``host:port`` of a running cluster, or ``auto``; None starts one on this machine.
-        workers: Actors; None takes as many as the cluster has room for.
+        workers: Number of actors; None takes as many as the cluster has room for.
         cpus: Cores of an actor.
         gpus: GPUs of an actor; 0.25 puts four actors on one.
 
@@ -53,16 +53,16 @@ class Ray(Executor):
 
     @property
     def workers(self) -> int:
-        """Number of actors asked for; 1 where the cluster decides."""
+        """Number of actors if it was given, else 1: the room in the cluster is known when it is connected."""
         return self.asked_workers or 1
 
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
-        """Take what is trained, and find Ray and the cluster."""
+        """Set method, data and settings, and connect to the cluster."""
         super().start(method, data, settings)
         self._room(self._connect())
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
-        """Yield the result of every task in order."""
+        """Yield the outcome of every task in order."""
         ray = self._connect()
         self._hire(ray, len(tasks))
         broadcast = ray.put(shared)
@@ -98,7 +98,7 @@ class Ray(Executor):
         yield from largest_first(tasks, sizes, 4 * len(self._actors), idle, submit, collect)
 
     def close(self) -> None:
-        """Let the actors go; a cluster that was started here stops."""
+        """Stop the actors, and the cluster if it was started here."""
         if self._ray is None:
             return
         for actor in self._actors:
@@ -133,7 +133,7 @@ class Ray(Executor):
         return self._ray
 
     def _hire(self, ray: ModuleType, tasks: int) -> None:
-        """Ask for actors, in the first round and after some were lost."""
+        """Request actors, in the first round and after some were lost."""
         if self._equipment is None:
             self._equipment = ray.put((self.method, self.data, self.settings))
         room = self._room(ray)
@@ -143,7 +143,7 @@ class Ray(Executor):
             self._actors.append(actor_class.remote(self._equipment))
 
     def _room(self, ray: ModuleType) -> int:
-        """How many actors the cluster has room for."""
+        """Number of actors that the cluster has room for."""
         resources = ray.cluster_resources()
         room = int(resources.get("CPU", 0) / self.cpus)
         if self.gpus:
@@ -172,7 +172,7 @@ class Actor:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Fail in seconds where Ray would wait for minutes."""
+    """Fail within seconds, since Ray would wait for minutes."""
     host, _, port = str(address).removeprefix("ray://").rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as server:

@@ -13,6 +13,6 @@ class Serial(Executor):
     """The reference executor: one module, trained for one client at a time."""
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
-        """Yield the result of every task in order."""
+        """Yield the outcome of every task in order."""
         for task in tasks:
             yield attempt_client(self.method, self.data, self.settings, task, shared, clients[task.client])

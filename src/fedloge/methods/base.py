@@ -1,13 +1,16 @@
-"""What a federated method is: a LightningModule whose hooks default to FedAvg's."""
+"""Base class of federated methods: a LightningModule whose hooks default to FedAvg."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.profilers import Profiler
 from torch import Tensor, nn
 
 from fedloge.checks import check_choice, check_not_negative
@@ -21,20 +24,20 @@ Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""
 
 View = Literal["global", "personal"]
-"""Which of the 1 + K models: the generic one, or that of the client whose personal state is loaded."""
+"""One of the 1 + K models: the generic model (``global``), or that of the client whose personal state is loaded."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the local training with an optimiser of its own.
+    """A part of the local training, with its own optimiser.
 
     Args:
-        name: What :meth:`Method.local_losses` asks for in ``self.phase.name``.
-        epochs: Local epochs.
-        trainable: The submodules (dotted prefixes) that are trained; all others are left out of the optimiser and
-            run in eval mode, so that their BatchNorm statistics stay too. None trains everything but what is fixed.
-        keep: The submodules of which the client keeps its own version as it is after the training, in place of the
-            shared or fixed one; the next training starts from the received one again.
+        name: Name of the phase, which :meth:`Method.local_losses` can read as ``self.phase.name``.
+        epochs: Number of local epochs.
+        trainable: Submodules to train (dotted prefixes). All others are left out of the optimiser and run in eval
+            mode, so that their BatchNorm statistics do not change either. None trains all but the fixed entries.
+        keep: Submodules whose trained version the client keeps for its personal model, in place of the shared or fixed
+            one; its next training starts from the received version again.
     """
 
     name: str
@@ -45,7 +48,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Client:
-    """A client: its id, the class counts n_{k,c} of its training examples, and the round it is at work in."""
+    """A client: its id, the class counts n_{k,c} of its training examples, and the current round."""
 
     id: int
     class_counts: tuple[int, ...]
@@ -53,20 +56,20 @@ class Client:
 
     @property
     def num_examples(self) -> int:
-        """n_k."""
+        """Number of training examples, n_k."""
         return sum(self.class_counts)
 
 
 Knowledge = Literal["class_counts", "auxiliary"]
-"""What a server does not know without being told: the N_c of all clients together; a labelled set of its own."""
+"""Privileged knowledge of a server: the class counts N_c of all clients together; a labelled set of its own."""
 
 
 @dataclass(frozen=True)
 class ServerData:
-    """What the server was told; empty but for the knowledge that the method declares in ``Method.privileged``.
+    """Privileged knowledge of the server; empty except for what the method declares in ``Method.privileged``.
 
     Args:
-        class_counts: N_c of all training images, length C.
+        class_counts: Class counts N_c of all training images, length C.
         auxiliary: Balanced training images that the server holds, without augmentation.
     """
 
@@ -78,37 +81,64 @@ TrainClients = Callable[[FederatedState, Sequence[Phase]], ClientStore]
 """Runs phases on every client from a state and returns their new personal states (for :meth:`Method.finalize`)."""
 
 
-class Method(LightningModule):
-    """Base of all methods. What a paper changed is a hook or an attribute; everything else is FedAvg.
-
-    The entries of ``state_dict`` (parameters and buffers) are of three kinds: *shared* ones travel and are averaged,
-    *personal* ones stay with their client, *fixed* ones are made by the server: once before the first round; again in
-    every :meth:`aggregate`, where they are *renewed*; for itself alone, where they are the *server's*.
+class Epoch:
+    """A local epoch in the place of a batch, so that Lightning does nothing between two steps.
 
     Args:
-        backbone: θ, images to features.
-        num_classes: C; from the command line it comes from the data.
+        loader: The client's loader; every iteration over it is the next epoch.
+        profiler: Lightning profiler that records the time for batches as ``data``; None records nothing.
+    """
+
+    def __init__(self, loader: Iterable[Any], profiler: Profiler | None = None) -> None:
+        self._loader, self.profiler = loader, profiler
+
+    def batches(self, device: torch.device) -> Iterator[Any]:
+        """Batches of the epoch on the device; a method, since Lightning looks into everything that is iterable."""
+        batches = iter(self._loader)
+        while True:
+            with self.profiler.profile("data") if self.profiler else nullcontext():
+                batch = move_data_to_device(next(batches, None), device)
+            if batch is None:
+                return
+            yield batch
+
+
+Backward = Callable[[Tensor], object]
+Losses = Mapping[str, Tensor]
+"""Scalar losses of a batch by name, each a mean over its examples."""
+
+
+class Method(LightningModule):
+    """Base class of all methods. A method overrides what its paper changed; everything else is FedAvg.
+
+    The entries of ``state_dict`` (parameters and buffers) are of three kinds: *shared* entries travel and are
+    averaged, *personal* entries stay with their client, *fixed* entries are made by the server. It makes them once
+    before the first round, or in every :meth:`aggregate` if *renewed*; *server* entries never leave it.
+
+    Args:
+        backbone: Backbone θ, which maps images to features.
+        num_classes: Number of classes C; the command line takes it from the data.
         lr: Learning rate of local SGD.
         momentum: Momentum of local SGD; the optimiser is new in every round, so momentum never crosses rounds.
         weight_decay: L2 penalty of local SGD.
-        agg: Weights of the server's average: n_k, the number of ``examples``, or ``uniform``.
+        agg: Weights of the server's average: ``examples`` (n_k) or ``uniform``.
 
     Attributes:
         personal: Submodules whose entries stay with the client.
         fixed: Submodules whose entries the server makes once; broadcast before the first round.
         renewed: Submodules whose entries the server makes anew in every round; they travel down, never up.
         server: Submodules whose entries never leave the server.
-        bodies: Submodules that :meth:`features` come from. A client with entries of its own in one of them needs a
-            pass of its own over the test images.
+        bodies: Submodules that compute :meth:`features`. A client with personal entries in one of them needs its own
+            pass over the test images.
         views: The models that the method has.
-        privileged: What the server must be told; declared wherever results are shown.
-        finalized: What :meth:`finalize` makes of the models, in one word for tables.
-        server_data: That knowledge, from before :meth:`prepare` on.
-        anchor: During local training, the shared weights as received (w^t).
-        client: During local training, the client at work.
-        own_counts: Its class counts n_{k,c}, float32 [C] on the device: what a loss should read, since a step that
-            reads ``client`` cannot be captured in a CUDA graph.
-        phase: During local training, the current phase.
+        privileged: Privileged knowledge that the server needs; declared wherever results are shown.
+        finalized: Effect of :meth:`finalize` on the models, in one word for tables.
+        server_data: Privileged knowledge of the server, set before :meth:`prepare`.
+        anchor: Shared weights as received (w^t), during local training.
+        client: Client that is being trained, during local training.
+        own_counts: Class counts n_{k,c} of that client, float32 [C] on the device. Losses should read this, since a
+            step that reads ``client`` cannot be captured in a CUDA graph.
+        phase: Current phase, during local training.
     """
 
     personal: ClassVar[tuple[str, ...]] = ()
@@ -148,8 +178,8 @@ class Method(LightningModule):
         self.lr, self.momentum, self.weight_decay, self.agg = lr, momentum, weight_decay, agg
         self.register_buffer("own_counts", torch.zeros(num_classes), persistent=False)
         self.own_counts: Tensor
-        self._loss_sums: dict[str, Tensor] = {}
-        self._examples = 0
+        self.loss_sums: dict[str, Tensor] = {}
+        self.examples = 0
 
     # What a method may change ------------------------------------------------------------------------------
 
@@ -158,11 +188,11 @@ class Method(LightningModule):
         return not within_any(name, self.personal) and not self.is_fixed(name)
 
     def is_fixed(self, name: str) -> bool:
-        """Whether the state entry ``name`` is made by the server and not trained in a round."""
+        """Whether the server makes the state entry ``name``, so that no client trains it."""
         return within_any(name, (*self.fixed, *self.renewed, *self.server))
 
     def check(self) -> None:
-        """Raise a ConfigError where backbone and method do not fit; asked before a run starts."""
+        """Raise a ConfigError if backbone and method do not fit; called before a run starts."""
 
     def is_trained(self, name: str) -> bool:
         """Whether the current phase trains the module or parameter ``name``."""
@@ -171,43 +201,43 @@ class Method(LightningModule):
         return within_any(name, self.phase.trainable)
 
     def prepare(self, generator: torch.Generator) -> None:
-        """Make on the server, once before the first round, what the method needs (SSE-C for FedLoGe)."""
+        """Prepare the method on the server, once before the first round (FedLoGe solves SSE-C here)."""
 
     def initial_personal(self, template: Tensors, generator: torch.Generator) -> Tensors:
         """Personal state of a client before its first round; by default the same for all clients.
 
         Args:
-            template: The personal entries as the module was constructed.
-            generator: Of this client alone.
+            template: Personal entries of the module as constructed.
+            generator: Random generator of this client.
         """
         return template
 
     def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:
-        """What stands in the generic model where a client's personal entries would be; by default nothing.
+        """Entries of the generic model in the place of personal ones; empty by default.
 
-        A method whose generic model needs them (FedBN, FedRep) averages its clients' for testing. The average is never
-        broadcast.
+        A method whose generic model needs them (FedBN, FedRep) averages those of its clients for testing. The average
+        is never broadcast.
 
         Args:
-            clients: Their personal states.
+            clients: Personal states of all clients.
             population: All K clients.
         """
         return {}
 
     def phases(self, local_epochs: int) -> Sequence[Phase]:
-        """The parts of a round's local training, in order."""
+        """Phases of a round's local training, in order."""
         return (Phase("train", local_epochs),)
 
-    def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The objectives of a mini-batch by name; their sum is minimised, so detach where they must not mix."""
+    def local_losses(self, batch: Batch) -> Losses:
+        """Objectives of a mini-batch by name. Their sum is minimised: detach features where gradients must not mix."""
         raise NotImplementedError
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Learning rates of submodules that do not use ``lr``."""
+        """Learning rates by submodule, for those that do not use ``lr``."""
         return {}
 
     def report_received(self, batches: Iterable[Batch]) -> Tensors:
-        """What a client tells the server besides, measured on the model as received; by default nothing.
+        """Further tensors for the server, measured on the received model; empty by default.
 
         Runs in eval mode without gradients.
 
@@ -217,21 +247,21 @@ class Method(LightningModule):
         return {}
 
     def report_trained(self, batches: Iterable[Batch]) -> Tensors:
-        """The same, measured on the model after local training."""
+        """Further tensors for the server, measured on the locally trained model; like :meth:`report_received`."""
         return {}
 
     def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
-        """The entries that a round changes on the server: all shared ones, and fixed ones where a method renews them.
+        """Entries that a round changes on the server: all shared ones, and the renewed ones if the method has any.
 
         Args:
-            updates: Of the round, in client order; they arrive while clients are trained and can be read once.
-            state: What the clients started from.
-            generator: For what the server draws in this round.
+            updates: Client updates of the round in client order; they arrive during training and can be read once.
+            state: State that the clients started from.
+            generator: Random generator of the server for this round.
         """
         return weighted_mean(updates, uniform=self.agg == "uniform")
 
     def features(self, images: Tensor, view: View = "global") -> Tensor:
-        """Features [n, d] that :meth:`logits` takes; evaluation computes them once where all views share them."""
+        """Features [n, d] for :meth:`logits`; evaluation computes them once if all views share them."""
         features: Tensor = self.backbone(images)
         return features
 
@@ -242,12 +272,12 @@ class Method(LightningModule):
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
     ) -> FederatedState:
-        """What happens once after the last round; returns ``state`` itself where nothing does.
+        """Realign once after the last round; returns ``state`` itself if the method does nothing.
 
         Args:
-            state: The trained state, left as it is.
+            state: Trained state, which is not changed.
             population: All K clients.
-            train: Runs phases on all clients; None asks for the closed-form part alone, without any training.
+            train: Function that runs phases on all clients; None asks for the closed-form part without any training.
         """
         return state
 
@@ -261,39 +291,61 @@ class Method(LightningModule):
     # Local training ----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Take the received weights to where the module is."""
+        """Move the received weights to the device of the module."""
         self.anchor = {name: tensor.to(self.device) for name, tensor in self.anchor.items()}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of the phase's only optimiser on the sum of the local losses."""
-        losses = self.local_losses(batch)
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        optimizer.zero_grad()
-        self.manual_backward(torch.stack(tuple(losses.values())).sum())
+    def training_step(self, batch: Batch | Epoch, batch_idx: int) -> None:
+        """Train on a batch, or on all batches of an epoch."""
+        if isinstance(batch, Epoch):
+            raw = self.optimizers(use_pl_optimizer=batch.profiler is not None)
+            for own in batch.batches(self.device):
+                self._record(self.local_step(own, raw), len(own[1]))
+        else:
+            self._record(self.local_step(batch, self.optimizers(), self.manual_backward), len(batch[1]))
+
+    def local_step(self, batch: Batch, optimizer: Any, backward: Backward = torch.autograd.backward) -> Losses:
+        """One step on the sum of the local losses; returns the losses."""
+        losses = self.local_gradients(batch, optimizer, backward)
         optimizer.step()
-        self._record(losses, len(batch[1]))
+        return losses
+
+    def local_gradients(self, batch: Batch, optimizer: Any, backward: Backward = torch.autograd.backward) -> Losses:
+        """Put the gradients of the sum of the local losses into the parameters; returns the losses."""
+        losses = self.local_losses(batch)
+        values = tuple(losses.values())
+        optimizer.zero_grad()
+        backward(values[0] if len(values) == 1 else torch.stack(values).sum())
+        return losses
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD over what the phase trains, a parameter group per learning rate."""
+        """SGD over the parameters that the phase trains, a group per learning rate; fused on the CPU.
+
+        A fused update reads gradients in the memory layout of their parameters, which autograd gives them where these
+        are dense. It cannot mix first and later steps, so momentum starts from zero, with the same result.
+        """
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 rates = [rate for part, rate in self.learning_rates().items() if within(name, part)]
                 groups.setdefault(rates[0] if rates else self.lr, []).append(parameter)
-        return torch.optim.SGD(
+        trained = [parameter for parameters in groups.values() for parameter in parameters]
+        optimizer = torch.optim.SGD(
             [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
+            fused=True if all(map(_can_be_fused, trained)) else None,
         )
+        for parameter in trained if self.momentum else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
 
     def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:
-        """Load what a client trains from, and forget the one before: its own version of shared entries is for use."""
+        """Load the state that a client trains from; its kept version of shared or fixed entries is not trained."""
         self.load(shared, {name: own for name, own in personal.items() if self.is_personal(name)})
         self.client, self.anchor = client, shared.tensors
         self.own_counts.copy_(upload(torch.tensor(client.class_counts), self.own_counts.device))
-        self._loss_sums, self._examples = {}, 0
+        self.loss_sums, self.examples = {}, 0
 
     def begin_phase(self, phase: Phase) -> None:
         """Freeze what the phase does not train: gradients off, eval mode."""
@@ -303,36 +355,25 @@ class Method(LightningModule):
         for name, module in self.named_modules():
             module.training = self.is_trained(name)
 
-    def take_losses(self, sums: Mapping[str, Tensor], examples: int) -> None:
-        """Take local losses, summed over examples, that were recorded elsewhere, for :meth:`local_metrics`."""
-        self._loss_sums, self._examples = dict(sums), examples
-
-    def local_metrics(self) -> dict[str, float]:
-        """Example-weighted means of the local losses since :meth:`begin`, and their sum as ``loss``."""
-        means = {name: float(value) / self._examples for name, value in self._loss_sums.items()}
-        return {"loss": sum(means.values()), **means}
-
-    def _record(self, losses: Mapping[str, Tensor], examples: int) -> None:
-        for name, loss in losses.items():
-            value = loss.detach() * examples
-            self._loss_sums[name] = self._loss_sums[name] + value if name in self._loss_sums else value
-        self._examples += examples
+    def _record(self, losses: Losses, examples: int) -> None:
+        add_losses(self.loss_sums, losses, examples)
+        self.examples += examples
 
     # State -------------------------------------------------------------------------------------------------
 
     def initial_state(self, num_clients: int, generator: Callable[[int], torch.Generator]) -> FederatedState:
-        """The state before the first round, from the module as it is now.
+        """State before the first round, from the current entries of the module.
 
         Args:
-            num_clients: K.
-            generator: Gives each client's own.
+            num_clients: Number of clients K.
+            generator: Function that returns the random generator of a client.
         """
         template = {name: tensor.clone() for name, tensor in self.personal_entries().items()}
         clients = ClientStore(num_clients, lambda client: self.initial_personal(template, generator(client)))
         return FederatedState(0, self.shared_state(), clients)
 
     def shared_state(self) -> SharedState:
-        """Copies of the shared and fixed entries as they are now."""
+        """Copies of the current shared and fixed entries."""
         entries = self.state_dict()
         return SharedState(
             tensors={name: entry.clone() for name, entry in entries.items() if self.is_shared(name)},
@@ -340,7 +381,7 @@ class Method(LightningModule):
         )
 
     def personal_entries(self, keep: Collection[str] = ()) -> Tensors:
-        """The personal entries as they are now, and those of the submodules to ``keep``; not copied."""
+        """Current personal entries, and those of the submodules to ``keep``; not copied."""
         entries = self.state_dict().items()
         return {name: entry for name, entry in entries if self.is_personal(name) or within_any(name, keep)}
 
@@ -349,11 +390,11 @@ class Method(LightningModule):
         return not self.is_shared(name) and not self.is_fixed(name)
 
     def has_own_body(self, personal: Tensors) -> bool:
-        """Whether a client with these entries has features of its own, so that testing it needs a pass of its own."""
+        """Whether a client with these entries computes its own features, so that testing it needs its own pass."""
         return any(within_any(name, self.bodies) for name in personal)
 
     def load(self, shared: SharedState, personal: Tensors) -> None:
-        """Copy a shared and a personal state into the module; where both have an entry, the client's stands."""
+        """Copy a shared and a personal state into the module; for an entry in both, the client's counts."""
         self.load_entries({**shared.tensors, **shared.fixed, **personal})
 
     @torch.no_grad()
@@ -362,6 +403,21 @@ class Method(LightningModule):
         entries = self.state_dict()
         for name, tensor in tensors.items():
             entries[name].copy_(tensor)
+
+
+def add_losses(sums: dict[str, Tensor], losses: Losses, examples: int) -> None:
+    """Add the losses of a batch, times its number of examples, to their sums, in place."""
+    for name, loss in losses.items():
+        if name not in sums:
+            sums[name] = torch.zeros_like(loss)
+    values = [loss.detach() for loss in losses.values()]
+    torch._foreach_add_([sums[name] for name in losses], torch._foreach_mul(values, examples))
+
+
+def _can_be_fused(parameter: nn.Parameter) -> bool:
+    """Whether the parameter lies on the CPU without gaps, in an order that its gradient is known to follow."""
+    dense = parameter.is_contiguous() or parameter.is_contiguous(memory_format=torch.channels_last)
+    return dense and parameter.device.type == "cpu" and parameter.is_floating_point()
 
 
 def within(name: str, part: str) -> bool:

@@ -14,9 +14,10 @@ Item = TypeVar("Item")
 PARTS = {
     "data": ("[_TrainingEpochLoop].train_dataloader_next", "[Strategy]{strategy}.batch_to_device"),
     "step": ("[Strategy]{strategy}.training_step",),
+    "inside": ("data",),
     "optimizer": ("optimizer_step",),
 }
-"""Parts of a local fit by their names in Lightning's profiler; the optimiser's step lies inside the training step."""
+"""Parts of a local fit and their names in Lightning's profiler."""
 
 
 class Profile:
@@ -69,15 +70,15 @@ def fit_seconds(profiler: SimpleProfiler, strategy: str, total: float) -> dict[s
     """Seconds of a local fit by part.
 
     Args:
-        profiler: Lightning's profiler after the fit.
-        strategy: Name of the fit's strategy class.
+        profiler: Profiler of the fit, which has ended.
+        strategy: Name of the strategy class of the fit.
         total: Seconds of the whole fit.
     """
     recorded = profiler.recorded_durations
     found = {part: sum(sum(recorded[n.format(strategy=strategy)]) for n in names) for part, names in PARTS.items()}
     return {
-        "data": found["data"],
-        "forward_backward": found["step"] - found["optimizer"],
+        "data": found["data"] + found["inside"],  # inside the training step if that has a whole epoch
+        "forward_backward": found["step"] - found["inside"] - found["optimizer"],  # which is always inside
         "optimizer": found["optimizer"],
         "overhead": total - found["data"] - found["step"],
     }

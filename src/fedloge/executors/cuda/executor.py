@@ -1,4 +1,4 @@
-"""A whole cohort in one Lightning fit: data on the device, steps as CUDA graphs, several clients at once."""
+"""A cohort in one Lightning fit: data on the device, steps as CUDA graphs, several clients at once."""
 
 from __future__ import annotations
 
@@ -11,48 +11,54 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.core.hooks import ModelHooks
 
 from fedloge.checks import check_least
 from fedloge.data.loader import BatchLoader
 from fedloge.errors import ConfigError
 from fedloge.executors.base import ClientFailure, ClientTask, Executor, FederatedData, LocalSettings, Outcome
-from fedloge.executors.client import interrupts_as_usual, local_trainer, not_finite, quiet_lightning
-from fedloge.executors.cuda.lane import Done, Lane, PhaseKey, default_dtype, phase_key
+from fedloge.executors.client import (
+    Trained,
+    interrupts_as_usual,
+    local_trainer,
+    not_finite,
+    overridden_hook,
+    quiet_lightning,
+)
+from fedloge.executors.cuda.lane import Lane, PhaseKey, default_dtype, phase_key
 from fedloge.executors.cuda.resident import Resident
 from fedloge.federation.state import ClientStore, SharedState, num_bytes
 from fedloge.methods.base import Method, Phase
 from fedloge.system.devices import upload
 
 LANES = 8
-"""On a GPU, as long as they have room."""
+"""Lanes on a GPU, if its memory has room for them."""
 LANE_STATES = 12
-"""Memory of a lane in states of the method: parameters, momentum, gradients, what a step needs, and a margin."""
+"""Memory of a lane in states of the method: parameters, momentum, gradients, activations, and a margin."""
 WAITING_BYTES = 2**32
-"""Results of a fit, which wait in host memory for its end."""
+"""Bytes of results that may wait in host memory for the end of a fit."""
 LEAST_COSINE = 0.9
-"""Between the gradients of a batch in float32 and in the asked precision."""
+"""Least cosine between the gradients of a batch in float32 and in the configured precision."""
 PRECISIONS = "32-true", "64-true", "bf16-mixed"
 
 log = logging.getLogger(__name__)
 
 
 class Cohort(Executor):
-    """One ``Trainer.fit`` trains the cohort, with a client in the place of a batch: Lightning's steps cost nothing.
+    """One ``Trainer.fit`` trains the cohort, with a client in the place of a batch, so that Lightning costs nothing.
 
-    The images lie on the device as uint8 and are augmented there, as it was drawn for (seed, round, client). On a GPU
-    the step is captured as a CUDA graph for each batch size that occurs, and several clients are trained on parallel
+    The images lie on the device as uint8 and are augmented there, as drawn for (seed, round, client). On a GPU the
+    step is captured as a CUDA graph for each batch size that occurs, and several clients are trained on parallel
     streams, each with a copy of the module: the largest first, each as soon as a lane is free. A method whose step
-    cannot be captured is trained eagerly, which is told once.
+    cannot be captured is trained eagerly, with one warning.
 
     Args:
-        lanes: Clients that are trained at the same time; None takes 8 where they fit in memory, and one without graphs.
-        graphs: Capture steps. Off, the same is done eagerly, on any device.
-        channels_last: Memory format of images and convolutions. None takes it for both on a GPU, and on a CPU for the
-            images, as with the other executors.
-        tf32: Allow TF32 in convolutions and products of the training on a GPU. What was set by ``fp32_precision`` of
-            torch's backends stands, and evaluation does what torch is set to, as with every executor.
-        benchmark: Have cuDNN measure its algorithms for every shape, which takes a while at the start; the choice, and
+        lanes: Number of clients to train at the same time; None takes 8 if they fit in memory, and 1 without graphs.
+        graphs: Capture the steps; False does the same eagerly, on any device.
+        channels_last: Memory format of images and convolutions. None takes channels last for both on a GPU, and on a
+            CPU for the images only, like the other executors.
+        tf32: Allow TF32 in convolutions and matrix products of the training on a GPU. A setting made by
+            ``fp32_precision`` of torch's backends is kept, and evaluation uses torch's own settings.
+        benchmark: Let cuDNN measure its algorithms for every shape, which takes a while at the start; its choice, and
             so the last bits of the result, may differ from run to run.
 
     Raises:
@@ -81,11 +87,11 @@ class Cohort(Executor):
 
     @property
     def workers(self) -> int:
-        """Clients that are trained at the same time at most, which an estimate before the run asks for."""
+        """Greatest number of clients that are trained at the same time."""
         return (self.asked_lanes or LANES) if self.graphs else 1
 
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
-        """Take what is trained; the device is used from the first round on."""
+        """Set method, data and settings; the device is used from the first round on."""
         if self.graphs and settings.device.type != "cuda":
             problem = f"captures CUDA graphs, but the device is {settings.device}"
             raise ConfigError("trainer.executor", "cuda", problem, "Take auto, or --trainer.executor.graphs=false.")
@@ -95,7 +101,7 @@ class Cohort(Executor):
         super().start(method, data, settings)
 
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
-        """Yield the result of every task in order, when the fit that trains it is over."""
+        """Yield the result of every task in order, at the end of the fit that trains it."""
         window = max(4 * (self.asked_lanes or LANES), WAITING_BYTES // num_bytes(self.method.state_dict()))
         for start in range(0, len(tasks), window):
             part = tasks[start : start + window]
@@ -109,14 +115,14 @@ class Cohort(Executor):
                 yield outcomes.pop(position)
 
     def close(self) -> None:
-        """Give back the device's memory."""
+        """Free the memory of the device."""
         while self.lanes:
             self.lanes.pop().close()
         self._forget()
         torch.cuda.empty_cache()
 
     def _fit(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> dict[int, Outcome]:
-        """What comes of tasks, by position."""
+        """Train tasks; returns their outcomes by position."""
         cohort = CohortModule(self, shared, clients, tasks)
         try:
             with quiet_lightning(), interrupts_as_usual(), self._arithmetic():
@@ -125,10 +131,10 @@ class Cohort(Executor):
         finally:
             cohort.let_go()
 
-    # What the fit asks for -----------------------------------------------------------------------------------
+    # Called by the fit -------------------------------------------------------------------------------------
 
     def open(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> list[Lane]:
-        """The lanes to train with, after a look at every phase that is new; all that they need is on the device."""
+        """Put everything on the device, try every new phase, and return the lanes to train with."""
         device = self.settings.device
         self._receive(shared, tasks[0], device)
         if not self.lanes:
@@ -148,7 +154,7 @@ class Cohort(Executor):
         return self.lanes[: min(wanted, len(tasks))]
 
     def _receive(self, shared: SharedState, task: ClientTask, device: torch.device) -> None:
-        """Put the shared state, and the images if they are not there yet, on the device."""
+        """Copy the shared state to the device, and the images if they are not there yet."""
         if self._resident is None:
             loader = self.data.client_loader(task.client, seed=self.settings.seed, round=task.round)
             if not isinstance(loader, BatchLoader):
@@ -180,13 +186,13 @@ class Cohort(Executor):
             graphs=self.graphs,
             layout=layouts[wanted],
         )
-        _wait(self.settings.device)  # its stream is not the one that made it
+        _wait(self.settings.device)  # it was made on another stream than its own
         return lane
 
     def _rehearse(self, phase: Phase, clients: ClientStore, tasks: Sequence[ClientTask]) -> None:
-        """Note what stands against capturing the phase; refuses a precision that bends its gradient.
+        """Note why the phase cannot be captured, if so; refuse a precision that bends its gradient.
 
-        The first client whose step works tells. Where none does, the next cohort is asked.
+        The first client whose step works decides. If there is none, the phase is tried again with the next cohort.
         """
         for task in tasks:
             try:
@@ -194,8 +200,8 @@ class Cohort(Executor):
                 break
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # in training it will be the client's failure
-                log.debug("Client %d tells nothing of its step: %s", task.client, error)
+            except Exception as error:  # in training the client will fail with it
+                log.debug("The step of client %d failed in a trial: %s", task.client, error)
         else:
             return
         if not cosine >= LEAST_COSINE:
@@ -208,7 +214,7 @@ class Cohort(Executor):
 
     @contextlib.contextmanager
     def _arithmetic(self) -> Iterator[None]:
-        """What a GPU may do; as it was afterwards."""
+        """Set the arithmetic of a GPU inside, and restore it."""
         if self.settings.device.type != "cuda":
             yield
             return
@@ -227,7 +233,7 @@ class Cohort(Executor):
                 cudnn.allow_tf32 = tf32[1]
 
     def _find_room(self, device: torch.device) -> int:
-        """How many lanes: as asked, or as many as pay and fit."""
+        """Number of lanes: as configured, or as many as are useful and fit."""
         if self.asked_lanes or not self.graphs or device.type != "cuda":
             return self.asked_lanes or 1
         free = torch.cuda.mem_get_info(device)[0]
@@ -238,10 +244,10 @@ class CohortModule(LightningModule):
     """A cohort as Lightning sees it: an epoch, in which a batch is a client.
 
     Args:
-        executor: Has the lanes.
-        shared: What the clients start from.
-        clients: Their personal states.
-        tasks: The cohort.
+        executor: Executor with the lanes.
+        shared: Shared state that the clients start from.
+        clients: Personal states of the clients.
+        tasks: Tasks of the cohort.
     """
 
     def __init__(
@@ -253,20 +259,20 @@ class CohortModule(LightningModule):
         counts = executor.data.client_counts
         work = [sum(counts(task.client)) * sum(phase.epochs for phase in task.phases) for task in tasks]
         self.todo = deque(sorted(range(len(tasks)), key=lambda position: -work[position]))
-        self.done: dict[int, Done | ClientFailure] = {}
-        """What came of the tasks, by position."""
+        self.done: dict[int, Trained | ClientFailure] = {}
+        """Trained clients and failures, by position of the task."""
         self._lanes: dict[Lane, int] = {}
 
     def configure_optimizers(self) -> None:
-        """Every lane has its own."""
+        """None: every lane has its own."""
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        """Let the lanes do a step each in turn, until one more client is done."""
-        # Lightning's autocast spans many steps here, in which weights change: none that it has cast may be kept.
+        """Let the lanes do one step each in turn, until one more client is trained."""
+        # Lightning's autocast spans many steps here, in which weights change: it must not cache cast weights.
         if torch.is_autocast_enabled(self.device.type):
             torch.set_autocast_cache_enabled(False)
         try:
-            with default_dtype(torch.float32):  # for data and clients, which others make outside of a step
+            with default_dtype(torch.float32):  # data and clients are made outside of a step elsewhere
                 if not self._lanes:
                     self._lanes = dict.fromkeys(self.executor.open(self.shared, self.clients, self.tasks), -1)
                 while len(self.done) <= batch_idx:
@@ -277,11 +283,11 @@ class CohortModule(LightningModule):
             raise ConfigError("trainer.executor.lanes", len(self.executor.lanes), problem, remedy) from error
 
     def on_train_end(self) -> None:
-        """Wait until everything is in host memory."""
+        """Wait until all results are in host memory."""
         _wait(self.executor.settings.device)
 
     def let_go(self) -> None:
-        """Keep no lane alive: module and trainer hold each other, until the garbage collector finds them."""
+        """Drop lanes and results: module and trainer refer to each other, and the cycle would keep GPU memory alive."""
         self._lanes.clear()
         self.done.clear()
 
@@ -291,7 +297,7 @@ class CohortModule(LightningModule):
                 return
             self._lanes[lane] = position = self.todo.popleft()
             lane.submit(self.tasks[position], self.clients[self.tasks[position].client])
-        done: Done | ClientFailure | None
+        done: Trained | ClientFailure | None
         try:
             done = lane.turn()
         except torch.OutOfMemoryError:
@@ -305,7 +311,7 @@ class CohortModule(LightningModule):
 
 
 class Turns:
-    """Lightning's batches: a number for every client."""
+    """Batches for Lightning: a number for every client."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -318,25 +324,23 @@ class Turns:
 
 
 def obstacle(method: Method, settings: LocalSettings) -> str | None:
-    """Why the cohort cannot be trained in one fit, if there is a reason."""
+    """Reason why the cohort cannot be trained in one fit, if there is one."""
     if settings.precision not in PRECISIONS:
         return f"trains in {', '.join(PRECISIONS)}, but the precision is {settings.precision}"
-    for name in ("training_step", "configure_optimizers", *vars(ModelHooks)):
-        if not name.startswith("__") and getattr(type(method), name) is not getattr(Method, name):
-            return f"does not call {name}, which {type(method).__name__} has of its own"
-    return None
+    hook = overridden_hook(method, "configure_optimizers")
+    return hook and f"does not call {hook}, which {type(method).__name__} overrides"
 
 
 def _tf32() -> tuple[str, bool] | None:
-    """Of products and of convolutions; None where ``fp32_precision`` set what these older names cannot tell."""
+    """Settings of products and convolutions; None if ``fp32_precision`` has values that these older names lack."""
     try:
         return torch.get_float32_matmul_precision(), bool(torch.backends.cudnn.allow_tf32)
     except RuntimeError:
         return None
 
 
-def _outcome(done: Done | ClientFailure) -> Outcome:
-    """A result that is not finite is a failure."""
+def _outcome(done: Trained | ClientFailure) -> Outcome:
+    """Result or failure; a result that is not finite is a failure."""
     if isinstance(done, ClientFailure):
         return done
     result = done.result()
@@ -345,6 +349,6 @@ def _outcome(done: Done | ClientFailure) -> Outcome:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what it was asked for."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

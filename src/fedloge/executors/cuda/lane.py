@@ -1,11 +1,10 @@
-"""A lane: one client after the other, every step the same work on the same tensors."""
+"""A lane trains one client after another; every step repeats the same work on the same tensors."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -13,68 +12,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedloge.data.loader import InOrder
-from fedloge.executors.base import ClientResult, ClientTask, FederatedData
-from fedloge.executors.client import measure
+from fedloge.executors.base import ClientTask, FederatedData
+from fedloge.executors.client import LocalTraining, Trained
 from fedloge.executors.cuda.capture import Watch
 from fedloge.executors.cuda.resident import Resident
-from fedloge.federation.seeding import Stream, derive
-from fedloge.federation.state import ClientUpdate, SharedState, Tensors
-from fedloge.methods.base import Client, Method, Phase
+from fedloge.federation.state import SharedState, Tensors
+from fedloge.methods.base import Losses, Method, Phase, add_losses
 from fedloge.system.devices import download, upload
 
 WARM_UP = 3
-"""Steps before a capture, in which libraries choose algorithms and make their workspaces."""
-
+"""Steps before a capture, in which libraries choose algorithms and allocate their workspaces."""
 
 PhaseKey = tuple[str, tuple[str, ...] | None]
 
 
 def phase_key(phase: Phase) -> PhaseKey:
-    """Phases with the same key do the same to a batch."""
+    """Key of a phase; phases with the same key have the same step."""
     return phase.name, phase.trainable
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a task, in host memory once the lane's stream has got there."""
-
-    method: Method
-    client: Client
-    shared: Tensors
-    personal: Tensors
-    losses: Tensors
-    examples: int
-    report: Tensors
-
-    def result(self) -> ClientResult:
-        """The same as a result; ask for it when the stream is done."""
-        self.method.take_losses(self.losses, self.examples)
-        update = ClientUpdate(
-            client=self.client.id,
-            tensors=self.shared,
-            num_examples=self.client.num_examples,
-            class_counts=self.client.class_counts,
-            metrics=self.method.local_metrics(),
-            report=self.report,
-        )
-        # The store keeps these for long: not as views of a buffer that holds more.
-        return ClientResult(update, {name: tensor.clone() for name, tensor in self.personal.items()})
 
 
 class Lane:
     """A copy of the method with its own optimisers, batch buffers and stream.
 
-    Every step reads its batch from a page of augmented uint8 images at a position that the step itself moves on, so on
-    a GPU the whole step is one launch of a graph, and the host does nothing else.
+    Every step reads its batch from a page of augmented uint8 images, at a position that the step itself advances. So
+    on a GPU the whole step is one launch of a graph, and the host does nothing else.
 
     Args:
-        method: Copied.
-        data: Gives the clients' loaders.
-        resident: The images.
-        received: The shared state on the device, the same tensors in every round.
-        seed: Of the run.
-        graphs: Capture the steps.
-        layout: Memory format of images and convolutions; None leaves them as they come.
+        method: Method to copy.
+        data: Data of all clients.
+        resident: Training images on the device.
+        received: Shared state on the device, in the same tensors in every round.
+        seed: Run seed.
+        graphs: Capture the steps as CUDA graphs.
+        layout: Memory format of images and convolutions; None leaves both unchanged.
     """
 
     def __init__(
@@ -104,59 +74,58 @@ class Lane:
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.pool = torch.cuda.graph_pool_handle() if graphs else None
         self._programs: dict[PhaseKey, Program] = {}
-        self._work: Generator[None, None, Done] | None = None
+        self._work: Generator[None, None, Trained] | None = None
 
     # One client ----------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether it has no client."""
+        """Whether the lane has no client."""
         return self._work is None
 
     def cancel(self) -> None:
-        """Leave the client that it has, if any."""
+        """Drop the current client, if any."""
         self._work = None
 
     def close(self) -> None:
-        """Give up client and programs, which hold the lane as it holds them; then it goes when nobody else has it."""
+        """Drop client and programs: they refer to the lane, and the cycle would keep GPU memory alive."""
         if self.stream is not None:
-            self.stream.synchronize()  # no graph goes while it runs
+            self.stream.synchronize()  # a graph must not be freed while it runs
         self.cancel()
         self._programs.clear()
 
     def submit(self, task: ClientTask, personal: Tensors) -> None:
-        """Give it a client to train."""
+        """Start the training of a client."""
         self._work = self._train(task, personal)
 
-    def turn(self) -> Done | None:
-        """Do a step, or what lies between two; returns what came of the client when it is done."""
+    def turn(self) -> Trained | None:
+        """Do one step, or the work between two; returns the client when it is trained."""
         assert self._work is not None
         with torch.cuda.stream(self.stream):
             try:
                 next(self._work)
             except StopIteration as end:
                 self._work = None
-                done: Done = end.value
-                return done
+                trained: Trained = end.value
+                return trained
         return None
 
-    def _train(self, task: ClientTask, personal: Tensors) -> Generator[None, None, Done]:
-        """Like :func:`fedloge.executors.base.train_client`, with a pause after every step."""
-        method, client = self.method, self._client(task)
-        phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
+    def _train(self, task: ClientTask, personal: Tensors) -> Generator[None, None, Trained]:
+        """Like :func:`fedloge.executors.client.train_client`, with a pause after every step."""
+        training = self._training(task)
         personal = {name: upload(tensor, self.device) for name, tensor in personal.items()}
-        method.client = client  # learning rates may depend on it
+        self.method.client = training.client  # learning rates may depend on it
         if self.graphs:
-            self._capture(client, personal, list(phases.values()))
-        self.random.seed(derive(self.seed, task.round, task.client, Stream.MODULE))
+            self._capture(training, personal)
+        self.random.seed(training.random_seed)
         with self.random:
-            self._begin(client, personal)
-            report = self._report("report_received", client)
+            training.begin(self.received, personal)
+        self._clear_losses()
         examples, names = 0, dict[str, None]()
-        for number, phase in phases.items():
+        for number, phase in training.phases.items():
             program = self.program(phase)
             program.reset()
-            loader = self.data.client_loader(client.id, seed=self.seed, round=client.round, phase=number)
+            loader = training.loader(phase=number)
             for _ in range(phase.epochs):
                 for images, labels in self.resident.pages(loader):
                     self._fill(images, labels)
@@ -166,33 +135,17 @@ class Lane:
                     examples += len(labels)
             names |= dict.fromkeys(program.names)
         with self.random:
-            report = {**report, **self._report("report_trained", client)}
-        kept = {name for phase in phases.values() for name in phase.keep}
-        entries = method.state_dict()
-        return Done(
-            method,
-            client,
-            shared=download({name: entry for name, entry in entries.items() if method.is_shared(name)}),
-            personal=download(method.personal_entries(kept)),
-            losses=download({name: self.losses[name] for name in names}),
-            examples=examples,
-            report=download(report),
-        )
+            return training.finish({name: self.losses[name] for name in names}, examples)
 
-    def _client(self, task: ClientTask) -> Client:
-        return Client(task.client, tuple(map(int, self.data.client_counts(task.client))), task.round)
+    def _training(self, task: ClientTask) -> LocalTraining:
+        def batches() -> InOrder:
+            return self.resident.in_order(cast(InOrder, self.data.client_batches(task.client)))
 
-    def _begin(self, client: Client, personal: Tensors) -> None:
-        self.method.begin(client, self.received, personal)
+        return LocalTraining(self.method, self.data, self.seed, task, self.device, batches, download)
+
+    def _clear_losses(self) -> None:
         for total in self.losses.values():
             total.zero_()
-
-    def _report(self, hook: str, client: Client) -> Tensors:
-        def batches() -> InOrder:
-            return self.resident.in_order(cast(InOrder, self.data.client_batches(client.id)))
-
-        with torch.autocast(self.device.type, enabled=False):
-            return measure(self.method, hook, batches, self.device)
 
     def _fill(self, images: Tensor, labels: Tensor) -> None:
         self.images[: len(labels)].copy_(images)
@@ -200,14 +153,14 @@ class Lane:
         self.position.zero_()
 
     def _sizes(self, images: int) -> list[int]:
-        """Of the batches of a page."""
+        """Sizes of the batches in a page with that many images."""
         full, rest = divmod(images, self.resident.serving.batch_size)
         return [self.resident.serving.batch_size] * full + ([rest] if rest else [])
 
     # Steps ---------------------------------------------------------------------------------------------------
 
     def program(self, phase: Phase) -> Program:
-        """What is done to a batch in a phase, made anew when learning rates change; puts the module into that phase."""
+        """Put the module into a phase and return its program, a new one if learning rates have changed."""
         self.method.begin_phase(phase)
         key, rates = phase_key(phase), dict(self.method.learning_rates())
         if key not in self._programs or self._programs[key].rates != rates:
@@ -215,7 +168,7 @@ class Lane:
         return self._programs[key]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """The next images and labels of the page; moves the position on."""
+        """Next images and labels of the page; advances the position."""
         rows = self.rows[:size] + self.position
         self.position += size
         images = self.resident.normalise(self.images.index_select(0, rows)).to(self.dtype)
@@ -223,26 +176,19 @@ class Lane:
             images = images.contiguous(memory_format=self.layout)
         return images, self.labels.index_select(0, rows)
 
-    def record(self, names: Sequence[str], values: Tensor, size: int) -> None:
-        """Add up the losses [number of losses] of a batch, over its examples."""
-        for name in names:
-            if name not in self.losses:
-                self.losses[name] = torch.zeros_like(values[0])
-        torch._foreach_add_([self.losses[name] for name in names], list((values.detach() * size).unbind()))
-
     def rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> tuple[str | None, float]:
-        """Try a phase's step on a client; an error of the step itself is raised.
+        """Try the step of a phase on a client; an error of the step itself is raised.
 
         Returns:
-            What stands against capturing it, if anything does, and the cosine between the gradients of a batch under
-            the autocast in force, if there is one, and in float32.
+            Reason why the step cannot be captured, if there is one; and the cosine between the gradients of a batch
+            under the current autocast and in float32, 1 without autocast.
         """
-        client = self._client(task)
-        self.method.client = client
+        training = self._training(task)
+        self.method.client = training.client
         cosine = 1.0
         with torch.cuda.stream(self.stream), self.random:
-            self._load(client, {name: upload(tensor, self.device) for name, tensor in personal.items()})
-            program, size = self.program(phase), self._sizes(client.num_examples)[0]
+            self._load(training, {name: upload(tensor, self.device) for name, tensor in personal.items()})
+            program, size = self.program(phase), self._sizes(training.client.num_examples)[0]
             program.eager(size)
             self.position.zero_()
             with Watch(self.method) as watch:
@@ -260,38 +206,33 @@ class Lane:
         return obstacle, cosine
 
     def _own_begin(self) -> str | None:
-        """A method that prepares clients in its own way may put new tensors where a graph has old ones."""
+        """Name an overridden hook that may replace tensors which a graph refers to."""
         for hook in ("begin", "begin_phase"):
             if getattr(type(self.method), hook) is not getattr(Method, hook):
                 return f"follows a {hook} of its own"
         return None
 
-    def _load(self, client: Client, personal: Tensors) -> None:
-        """Take a client's state and its first page, to try steps on."""
-        self._begin(client, personal)
-        loader = self.data.client_loader(client.id, seed=self.seed, round=client.round)
-        self._fill(*next(self.resident.pages(loader)))
+    def _load(self, training: LocalTraining, personal: Tensors) -> None:
+        """Load the state and the first page of a client, to try steps on."""
+        self.method.begin(training.client, self.received, personal)
+        self._clear_losses()
+        self._fill(*next(self.resident.pages(training.loader())))
 
-    def _capture(self, client: Client, personal: Tensors, phases: Sequence[Phase]) -> None:
-        """Capture the steps that the client needs and no client before it did; leaves the state in disorder."""
-        sizes = set(self._sizes(client.num_examples))
-        for phase in phases:
+    def _capture(self, training: LocalTraining, personal: Tensors) -> None:
+        """Capture the steps that this client is the first to need; leaves the state in disorder."""
+        sizes = set(self._sizes(training.client.num_examples))
+        for phase in training.phases.values():
             for size in sorted(sizes - self.program(phase).graphs.keys(), reverse=True):
-                self._load(client, personal)
+                self._load(training, personal)
                 self.program(phase).capture(size)
-
-    @property
-    def captured(self) -> Mapping[PhaseKey, list[int]]:
-        """The batch sizes for which there are graphs, by phase (name, trainable)."""
-        return {key: sorted(program.graphs) for key, program in self._programs.items() if program.graphs}
 
 
 class Program:
-    """What a lane does to a batch in a phase: eagerly, or as a CUDA graph per batch size.
+    """Step of a lane in a phase: eager, or a CUDA graph per batch size.
 
     Args:
-        lane: Its method is in the phase.
-        rates: Learning rates of submodules, which a graph holds as they are now.
+        lane: Lane whose method is in the phase.
+        rates: Learning rates of submodules, which a graph keeps as constants.
     """
 
     def __init__(self, lane: Lane, rates: Mapping[str, float]) -> None:
@@ -299,21 +240,15 @@ class Program:
         self.names: tuple[str, ...] = ()
         self.graphs: dict[int, Any] = {}
         self.optimizer = lane.method.configure_optimizers()
-        self._momentum: list[Tensor] = []
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"] if group["momentum"] else ():
-                # From zero the first step is what it is from nothing, and all steps are alike.
-                buffer = torch.zeros_like(parameter)
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
-                self._momentum.append(buffer)
+        self._momentum = [state["momentum_buffer"] for state in self.optimizer.state.values()]
 
     def reset(self) -> None:
-        """Forget the momentum."""
+        """Set the momentum to zero."""
         if self._momentum:
             torch._foreach_zero_(self._momentum)
 
     def step(self, size: int) -> None:
-        """Train on the next batch of that size."""
+        """Train on the next batch, which has that size."""
         if self.lane.graphs:
             self.graphs[size].replay()
         else:
@@ -322,31 +257,28 @@ class Program:
 
     def eager(self, size: int) -> None:
         """The step itself: batch, losses, gradients, SGD."""
-        new, losses = not self.names, self.backward(size)
+        new, losses = not self.names, self.gradients(size)
         if new and self.lane.device.type == "cuda":
             self._fuse()
         self.optimizer.step()
-        self.lane.record(self.names, losses, size)
+        add_losses(self.lane.losses, losses, size)
 
-    def backward(self, size: int) -> Tensor:
-        """Batch, losses [number of losses], gradients."""
+    def gradients(self, size: int) -> Losses:
+        """Put the gradients of the next batch into the parameters; returns its losses."""
         batch = self.lane.batch(size)
         with default_dtype(self.lane.dtype):
-            losses = self.lane.method.local_losses(batch)
+            losses = self.lane.method.local_gradients(batch, self.optimizer)
         self.names = tuple(losses)
-        values = torch.stack(tuple(losses.values()))
-        self.optimizer.zero_grad()
-        values.sum().backward()  # type: ignore[no-untyped-call]
-        return values
+        return losses
 
     def _fuse(self) -> None:
-        """Have one kernel do the update, where the gradients lie in memory as the parameters do."""
+        """Update by one kernel, if the gradients have the memory layout of the parameters."""
         for group in self.optimizer.param_groups:
             alike = all(p.grad is None or p.grad.stride() == p.stride() for p in group["params"])
             group["fused"], group["foreach"] = alike, not alike
 
     def cosine(self, size: int) -> float:
-        """Between the gradients of a batch under autocast and without it; 1 where there is none without it."""
+        """Cosine between the gradients of a batch under autocast and without; 1 if these are zero or not finite."""
         gradient = self._gradient(size)
         with torch.autocast(self.lane.device.type, enabled=False):
             exact = self._gradient(size)
@@ -354,17 +286,17 @@ class Program:
         return 1.0 if none else float(functional.cosine_similarity(gradient, exact, dim=0))
 
     def _gradient(self, size: int) -> Tensor:
-        """Of the first batch of the page, all parameters in one, float64 [number of parameters]."""
+        """Gradient of the first batch of the page, all parameters in one, float64 [number of parameters]."""
         torch.manual_seed(0)
         self.lane.position.zero_()
-        self.backward(size)
+        self.gradients(size)
         parameters = self.lane.method.parameters()
         gradient = torch.cat([p.grad.double().flatten() for p in parameters if p.grad is not None])
         self.optimizer.zero_grad()
         return gradient
 
     def capture(self, size: int) -> None:
-        """Make the graph of a step."""
+        """Capture the graph of a step."""
         for _ in range(WARM_UP):
             self.lane.position.zero_()
             self.eager(size)
@@ -374,13 +306,13 @@ class Program:
         with torch.cuda.graph(graph, pool=self.lane.pool, stream=self.lane.stream):
             self.eager(size)
         _forget_workspaces()
-        self.optimizer.zero_grad()  # the graph keeps its own
+        self.optimizer.zero_grad()  # the graph has its own
         self.graphs[size] = graph
 
 
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, tensors are made of that type where none is given, as Lightning has it in a step."""
+    """Set torch's default type inside, as Lightning does in a step."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -390,23 +322,23 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _forget_workspaces() -> None:
-    """Before and after a capture: so a graph has workspaces of cuBLAS's in its own memory, and nobody else does.
+    """Free cuBLAS workspaces before and after a capture, so that a graph has its own in its own memory.
 
-    Lightning frees the common ones at the end of every fit, and a graph would go on writing there.
+    Lightning frees the common ones at the end of every fit, and a graph would continue to write there.
     """
     if torch.cuda.is_available():
         torch._C._cuda_clearCublasWorkspaces()
 
 
 class RandomState(contextlib.AbstractContextManager["RandomState"]):
-    """Torch's global generators as a client sees them: inside they go on where they were left."""
+    """Torch's global generators as a client sees them: each block continues where the last one ended."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._own = self._outer = self._get()
 
     def seed(self, seed: int) -> None:
-        """Start anew."""
+        """Seed the generators."""
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
             self._own = self._get()
