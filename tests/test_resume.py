@@ -87,7 +87,7 @@ def test_models_of_a_run_in_double_precision_take_images(tmp_path):
     assert predictor(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)).dtype == torch.float64
 
 
-def test_another_precision_goes_on_with_a_run(tmp_path):
+def test_a_run_resumes_in_another_precision(tmp_path):
     run_tiny(tmp_path / "run", rounds=2, precision="64-true")
     run_tiny(tmp_path / "run", "last", precision="32-true", executor=Processes(2))
     state = RunFolder(tmp_path / "run").checkpoints.load("last")
@@ -131,7 +131,7 @@ def test_fewer_rounds_than_done_are_refused(whole):
         ),
     ],
 )
-def test_another_run_cannot_go_on_with_it(whole, change, message):
+def test_another_run_cannot_be_resumed(whole, change, message):
     with pytest.raises(RunError, match=message):
         run_tiny(whole[0], "last", **change)
     assert content(whole[0]) == whole[1]

@@ -39,7 +39,7 @@ def test_resume_extends_a_run(whole, tmp_path, capsys):
     assert "FedLoGe on digits, round 3" in capsys.readouterr().out
 
 
-def test_fit_resume_starts_and_goes_on(whole, tmp_path):
+def test_fit_resume_starts_and_continues(whole, tmp_path):
     options = [*QUICKSTART, *SHORT, f"--trainer.run_dir={tmp_path / 'run'}", "--resume"]
     assert main([*options, "--trainer.rounds=1"]) == 0
     assert main([*options, "--trainer.rounds=3"]) == 0

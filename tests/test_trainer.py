@@ -168,7 +168,7 @@ def test_no_more_threads_than_cores_test_a_model(tmp_path, make_data):
     assert trainer.evaluator.threads == num_cores()
 
 
-def test_callbacks_hear_of_everything(tmp_path, make_data):
+def test_callbacks_are_called_for_every_event(tmp_path, make_data):
     class Listener(FederatedCallback):
         def __init__(self):
             self.heard = []

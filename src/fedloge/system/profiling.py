@@ -17,7 +17,7 @@ PARTS = {
     "inside": ("data",),
     "optimizer": ("optimizer_step",),
 }
-"""Parts of a local fit by their names in Lightning's profiler; the optimiser's step lies inside the training step."""
+"""Parts of a local fit and their names in Lightning's profiler."""
 
 
 class Profile:
@@ -70,8 +70,8 @@ def fit_seconds(profiler: SimpleProfiler, strategy: str, total: float) -> dict[s
     """Seconds of a local fit by part.
 
     Args:
-        profiler: Lightning's profiler after the fit.
-        strategy: Name of the fit's strategy class.
+        profiler: Profiler of the fit, which has ended.
+        strategy: Name of the strategy class of the fit.
         total: Seconds of the whole fit.
     """
     recorded = profiler.recorded_durations
