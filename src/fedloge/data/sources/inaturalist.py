@@ -17,7 +17,7 @@ class INaturalist(ImageLists):
 
     Args:
         root: Folder that holds the images, ``<image_id>.jpg``, at any depth.
-        train_list: List of the training images, a file in ``lists`` with columns ``user_id``, ``image_id`` and ``class``,
+        train_list: List of the training images, a file in ``lists``: columns ``user_id``, ``image_id``, ``class``,
             or lines ``path label user``.
         test_list: List of the test images, a file in ``lists``, without users.
         num_classes: C; the lists must agree with it.
