@@ -5,6 +5,7 @@ import torch
 from fedloge.executors import ClientTask, LocalSettings, Serial
 from fedloge.federation.state import ClientStore, FederatedState
 from fedloge.methods import Client
+from fedloge.methods.base import ServerData
 from fedloge.models import SmallCNN
 
 
@@ -12,6 +13,14 @@ def build(method, seed=0, **options):
     """A small net and the method on it; the same backbone and head for the same seed."""
     torch.manual_seed(seed)
     return method(SmallCNN((6,), in_channels=1), 3, **options)
+
+
+def prepared(method, data, **options):
+    made = build(method, **options)
+    counts = tuple(map(int, data.class_counts))
+    made.server_data = ServerData(counts, data.auxiliary_set() if "auxiliary" in made.privileged else None)
+    made.prepare(torch.Generator().manual_seed(1))
+    return made
 
 
 def initial(method, num_clients):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fedloge.losses import balanced_softmax, dot_regression, proximal
+from fedloge.losses import balanced_softmax, dot_regression, head_gradients, proximal, update_ratios
 
 
 def test_proximal_on_paper():
@@ -42,3 +42,31 @@ def test_dot_regression_on_paper():
     weight = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     assert dot_regression(torch.tensor([[3.0, 4.0]]), weight, torch.tensor([0])).item() == pytest.approx(1.6)
     assert dot_regression(torch.tensor([[5.0, 0.0]]), weight, torch.tensor([0])).item() == 0
+
+
+def test_ratios_do_not_depend_on_the_size_of_the_steps():
+    steps = torch.randn(4, 4, 6)
+    torch.testing.assert_close(update_ratios(steps), update_ratios(steps / 1024))
+
+
+def test_ratios_on_paper():
+    """C = 3, d = 2; only the first row of the head moves (the rule goes entry by entry).
+
+    Column 0: steps 4, 1, -2: the largest is class 0's, and no other is above 0.8 · 4 in size, so it is class 0's alone:
+    R_0 = 4 / |mean(1, -2)| = 8. Column 1: steps 0, 5, -4.5: 4.5 > 0.8 · 5, so it belongs to nobody: R_1 = 10 (0/0).
+    """
+    steps = torch.zeros(3, 3, 2)
+    steps[:, 0] = torch.tensor([[4.0, 0.0], [1.0, 5.0], [-2.0, -4.5]])
+    assert update_ratios(steps).tolist() == [8, 10, 10]
+    assert update_ratios(torch.tensor([[[4.0]], [[1e-9]], [[0.0]]])).tolist() == [5000, 10, 10]
+
+
+def test_class_gradients_are_autograds():
+    head, h, labels = torch.nn.Linear(5, 3), torch.randn(20, 5), torch.randint(0, 2, (20,))
+    weight, bias = head_gradients(head(h), h, labels)
+    for c in range(2):
+        loss = functional.cross_entropy(head(h[labels == c]), labels[labels == c])
+        expected = torch.autograd.grad(loss, [head.weight, head.bias])
+        torch.testing.assert_close(weight[c], expected[0])
+        torch.testing.assert_close(bias[c], expected[1])
+    assert not weight[2].any()

@@ -33,8 +33,8 @@ def balanced_softmax(
         logits: [n, C].
         labels: int64 [n], of classes that occur.
         class_counts: n_c, length C. A class that does not occur (n_c = 0) gets -∞ and so no gradient.
-        strength: How much of the prior is added.
-        floor: Smallest count that is assumed; 1 makes absent classes be pushed down instead.
+        strength: Factor of the log counts.
+        floor: Lower bound of the counts; with 1, logits of absent classes are pushed down.
     """
     counts = torch.as_tensor(class_counts, device=logits.device, dtype=logits.dtype).clamp(min=floor)
     return functional.cross_entropy(logits + strength * counts.log(), labels)
@@ -68,7 +68,7 @@ def head_gradients(logits: Tensor, features: Tensor, labels: Tensor) -> tuple[Te
         labels: int64 [n].
 
     Returns:
-        Of the weight [C, C, d], the first index being c, and of the bias [C, C]; zero for classes without examples.
+        Gradients of the weight [C, C, d], indexed by c first, and of the bias [C, C]; zero for absent classes.
     """
     errors = logits.softmax(1) - functional.one_hot(labels, logits.shape[1]).to(logits)
     weight, bias = features.new_zeros(*errors.shape[1:] * 2, features.shape[1]), errors.new_zeros(errors.shape[1:] * 2)
@@ -87,7 +87,7 @@ def update_ratios(steps: Tensor, similarity: float = 0.8, cap: float = 5000.0) -
 
     Args:
         steps: Δ [C, C, d], the change of the head [C, d] by each class; a common factor does not matter.
-        similarity: See above.
+        similarity: Largest ratio of another class's step to the largest one.
         cap: Largest ratio.
 
     Returns:

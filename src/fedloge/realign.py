@@ -1,4 +1,4 @@
-"""Realigning a head by its row norms: GA-FR for the generic model, LA-FR for the personal ones."""
+"""Realignment of a head by its row norms: GA-FR for the generic model, LA-FR for the personal models."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def ga_fr(
 
     Args:
         weight: ψ [C, d].
-        bias: Its bias [C], or None.
-        scale: The common norm; it matters only against a kept bias (the released code has 1.7).
-        keep_bias: Whether the bias stays, or becomes zero.
-        tau: 1 is GA-FR; less equalises the norms only partly (τ-normalisation).
+        bias: Bias of ψ [C], or None.
+        scale: Common row norm; it matters only relative to a kept bias (the released code has 1.7).
+        keep_bias: Whether to keep the bias; otherwise it becomes zero.
+        tau: Exponent τ of the normalisation: 1 is GA-FR, smaller values equalise the norms partly.
 
     Returns:
         Weight [C, d] with rows of norm ``scale`` (for τ = 1; a zero row stays zero), and the bias.

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from fedloge.methods import FedAvg, Method, Phase
 from fedloge.models import Backbone
-from harness import initial, run_round
+from harness import build, initial, run_round, same, train
 
 
 class Identity(Backbone):
@@ -160,3 +160,28 @@ def test_dropout_is_seeded_by_the_client_and_the_global_generator_is_left_alone(
     second, _ = run_round(method, data, state)
     assert torch.equal(torch.get_rng_state(), expected)
     assert all(torch.equal(first.shared.tensors[n], t) for n, t in second.shared.tensors.items())
+
+
+def test_tau_norm_gives_the_generic_model_rows_of_equal_norm():
+    method, h = build(FedAvg, tau_norm=1.0), torch.randn(50, 6)
+    torch.testing.assert_close(method.logits(h, "personal"), method.head(h))
+    expected = h @ functional.normalize(method.head.weight).T
+    torch.testing.assert_close(method.logits(h, "global"), expected)
+    half = build(FedAvg, tau_norm=0.5)
+    norms = method.head.weight.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(half.logits(h, "global"), h @ (method.head.weight / norms.sqrt()).T)
+
+
+def test_the_local_personal_model_is_what_the_client_sent(data):
+    method = build(FedAvg, pm="local")
+    state, results = train(method, data)
+    assert same(train(build(FedAvg), data)[0].shared.tensors, state.shared.tensors)
+    for result in results:
+        assert same(result.update.tensors, state.clients[result.update.client])
+
+
+def test_uniform_weights(data):
+    method = build(FedAvg, agg="uniform")
+    state, results = run_round(method, data, initial(method, 3))
+    mean = torch.stack([result.update.tensors["head.weight"] for result in results]).mean(0)
+    torch.testing.assert_close(state.shared.tensors["head.weight"], mean)

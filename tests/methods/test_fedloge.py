@@ -11,13 +11,6 @@ from fedloge.models import SmallCNN
 from harness import finalize, initial, population, run_round, same
 
 
-@pytest.fixture
-def data(make_data):
-    module = make_data(num_clients=3)
-    module.setup()
-    return module
-
-
 def make(**options):
     torch.manual_seed(0)
     method = FedLoGe(SmallCNN((6,), in_channels=1), 3, gamma=1.0, beta=0.3, **options)

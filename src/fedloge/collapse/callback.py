@@ -24,9 +24,9 @@ class CollapseCallback(Callback):
     Args:
         classifier: Name of the linear layer in the module, for example ``head``.
         loader: Batches (images, labels, …) to measure on; None takes the training loader as it is.
-        every_n_epochs: How often.
-        min_count: Fewest samples of a class.
-        prefix: Of the logged names.
+        every_n_epochs: Epochs between two measurements.
+        min_count: Fewest samples of a class that is measured.
+        prefix: Prefix of the logged names.
 
     Raises:
         ConfigError: At the first measurement, if there is no such linear layer or the data have fewer than two classes.
@@ -82,7 +82,7 @@ def measure_module(module: nn.Module, classifier: str, loader: Iterable[Any], mi
 
 @torch.no_grad()
 def features_of(module: nn.Module, head: nn.Module, loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What enters ``head`` while the module is called on the images of each batch, and the labels."""
+    """Inputs of ``head`` while the module is called on the images of each batch, and the labels."""
     caught: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     device = next(module.parameters()).device

@@ -91,7 +91,7 @@ def measure_batches(
             means_metric = ClassMeanMetric(num_classes, features.shape[1], min_count=min_count, weighted=weighted)
         means_metric.update(features, labels)
     if means_metric is None:
-        raise ConfigError("batches", 0, "of them were given", "Measure on data that is not empty.")
+        raise ConfigError("batches", 0, "leave nothing to measure", "Give at least one batch.")
     means = means_metric.compute()
     spread = SpreadMetric(means)
     for features, labels in batches():

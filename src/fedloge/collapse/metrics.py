@@ -228,10 +228,10 @@ def report(
     """All metrics from the results of the passes; those of a classifier only where there is one.
 
     Args:
-        means: Of :class:`ClassMeanMetric`.
-        spread: Of :class:`SpreadMetric`.
+        means: Result of :class:`ClassMeanMetric`.
+        spread: Result of :class:`SpreadMetric`.
         weight: W [all classes, d].
-        nc4: Of :class:`NearestMeanMetric`.
+        nc4: Result of :class:`NearestMeanMetric`.
         cdnv_power: p of :func:`cdnv`.
 
     Returns:
@@ -253,7 +253,7 @@ def directions(means: ClassMeans) -> Tensor:
 
 
 def tolerance(means: ClassMeans) -> float:
-    """Distances up to this count as zero."""
+    """Largest distance that counts as zero."""
     return COINCIDENT * float(means.centred.norm(dim=1).max())
 
 

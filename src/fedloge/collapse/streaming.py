@@ -24,7 +24,7 @@ CHUNK = 2**24
 
 
 class ClassMeans:
-    """What the first pass found, frozen for the second one: class means and the directions between them.
+    """Results of the first pass, frozen for the second one: class means and the directions between them.
 
     Classes with fewer than ``min_count`` samples, empty ones at least, are left out of everything. A class with a
     single sample has no spread and flatters NC1 and CDNV: raise ``min_count`` where there are many of them.

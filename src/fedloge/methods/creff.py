@@ -31,11 +31,11 @@ class CReFF(FedAvg):
         num_classes: C.
         per_class: Synthetic features of each class.
         match_steps: Gradient steps of the features in a round.
-        match_lr: Their learning rate.
-        head_epochs: Epochs of the fresh head over them, in every round.
-        head_lr: Its learning rate.
-        head_batch_size: Its batch size.
-        **kwargs: As for FedAvg.
+        match_lr: Learning rate of these steps.
+        head_epochs: Epochs of training the fresh head on the synthetic features, in every round.
+        head_lr: Learning rate of the fresh head.
+        head_batch_size: Batch size of the fresh head.
+        **kwargs: Options of :class:`FedAvg`.
     """
 
     renewed = ("retrained",)
@@ -135,12 +135,12 @@ def match_features(
 
     Args:
         features: [C, M, d], M of each class; left as they are.
-        weight: Of the head [C, d].
-        bias: Of the head [C].
+        weight: Weight of the head [C, d].
+        bias: Bias of the head [C].
         real: Gradients [C, C, d] of the real features.
-        known: Boolean [C], the classes for which there is one; features of others stay.
+        known: Boolean [C], the classes with a real gradient; features of other classes stay.
         steps: Gradient steps.
-        lr: Their size.
+        lr: Step size.
     """
     moving = features[known].clone()
     own = torch.eye(len(weight)).to(weight)[known].unsqueeze(1)

@@ -23,7 +23,7 @@ class Ditto(FedAvg):
         backbone: θ.
         num_classes: C.
         lam: λ, how strongly v_k is held near the received w^t; 0 is local training. Keep lr · λ below 1.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     personal = ("personal_backbone", "personal_head")

@@ -28,7 +28,7 @@ class FedAvg(Method):
             the server averaged (``local``).
         tau_norm: τ of τ-normalisation (Kang et al., Decoupling Representation and Classifier, ICLR 2020): the generic
             model has the rows w_c / ‖w_c‖^τ and no bias; 0 leaves its head as it was trained.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FedAvg(Method):
         self.head = nn.Linear(backbone.out_features, num_classes)
 
     def phases(self, local_epochs: int) -> Sequence[Phase]:
-        """Everything at once; the client keeps a copy of what it sends if that is its personal model."""
+        """One phase that trains everything; with ``pm=local`` the client keeps a copy of its trained model."""
         return (Phase("train", local_epochs, keep=("backbone", "head") if self.pm == "local" else ()),)
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -60,7 +60,7 @@ class FedAvg(Method):
         return {"ce": functional.cross_entropy(self.head(self.features(images)), labels)}
 
     def logits(self, features: Tensor, view: View) -> Tensor:
-        """The one head, τ-normalised for the generic model if that was asked for."""
+        """Scores of the head, τ-normalised for the generic model if ``tau_norm`` is set."""
         if view == "global" and self.tau_norm:
             return functional.linear(features, tau_normalise(self.head.weight, self.tau_norm))
         logits: Tensor = self.head(features)

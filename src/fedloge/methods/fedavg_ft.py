@@ -22,9 +22,9 @@ class FedAvgFT(FedAvg):
         backbone: θ.
         num_classes: C.
         finetune_epochs: Epochs of fine-tuning; 0 leaves the personal model the generic one.
-        finetune_part: What is fine-tuned, the ``head`` on the frozen body, or ``full``.
-        finetune_lr: Its learning rate; None takes ``lr``.
-        **kwargs: As for FedAvg.
+        finetune_part: Part to fine-tune: the ``head`` on the frozen body, or the ``full`` model.
+        finetune_lr: Learning rate of fine-tuning; None takes ``lr``.
+        **kwargs: Options of :class:`FedAvg`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class FedAvgFT(FedAvg):
         self.finetune_epochs, self.finetune_part, self.finetune_lr = finetune_epochs, finetune_part, finetune_lr
 
     def learning_rates(self) -> Mapping[str, float]:
-        """Fine-tuning may have its own."""
+        """Learning rate of fine-tuning, if given."""
         if self.phase.name != "finetune" or self.finetune_lr is None:
             return {}
         return dict.fromkeys(("backbone", "head"), self.finetune_lr)
@@ -51,7 +51,7 @@ class FedAvgFT(FedAvg):
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
     ) -> FederatedState:
-        """Every client fine-tunes the generic model and keeps what it gets."""
+        """Every client fine-tunes the generic model and keeps the result as its personal model."""
         if train is None or self.finetune_epochs == 0:
             return state
         parts = ("backbone", "head") if self.finetune_part == "full" else ("head",)

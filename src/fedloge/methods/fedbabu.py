@@ -16,8 +16,8 @@ class FedBABU(FedAvgFT):
         num_classes: C.
         finetune_epochs: Epochs of fine-tuning after the last round; 0 leaves the personal model the generic one.
         finetune_part: ``full`` as in the paper, or the ``head`` alone.
-        finetune_lr: Its learning rate, a tenth of the training's by default.
-        **kwargs: As for FedAvg.
+        finetune_lr: Learning rate of fine-tuning, a tenth of that of training by default.
+        **kwargs: Options of :class:`FedAvg`.
     """
 
     fixed = ("head",)

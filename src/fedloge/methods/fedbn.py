@@ -23,26 +23,26 @@ class FedBN(FedAvg):
     Args:
         backbone: θ, with BatchNorm layers.
         num_classes: C.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     @cached_property
     def norms(self) -> tuple[str, ...]:
-        """Names of the BatchNorm layers, found by their type (shortcuts have some too)."""
+        """Names of the BatchNorm layers, found by type, so that those of shortcuts are included."""
         return tuple(name for name, module in self.named_modules() if isinstance(module, _BatchNorm))
 
     def check(self) -> None:
-        """A net without BatchNorm would make this FedAvg under another name."""
+        """Require BatchNorm layers; without them this would be FedAvg."""
         if not self.norms:
             raise ConfigError(
                 "model.backbone",
                 type(self.backbone).__name__,
                 "has no BatchNorm layer",
-                "Take one that has, or FedAvg.",
+                "Choose a backbone with BatchNorm, or FedAvg.",
             )
 
     def is_shared(self, name: str) -> bool:
-        """Everything but BatchNorm."""
+        """Whether the entry belongs to no BatchNorm layer."""
         return not within_any(name, self.norms)
 
     def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:

@@ -35,10 +35,10 @@ class FedETF(Method):
             dimensions. With ``loss=dr`` the latter is what the FedLoGe paper calls ETF + DR (Table 8).
         pm: ``finetune`` has every client fine-tune the final model: ``finetune_epochs`` epochs of everything with the
             training's loss, then ``finetune_cycles`` times V and P in turn by cross-entropy.
-        finetune_epochs: See ``pm``.
-        finetune_cycles: See ``pm``.
+        finetune_epochs: Epochs of fine-tuning everything, for ``pm=finetune``.
+        finetune_cycles: Cycles of training V and P in turn, for ``pm=finetune``.
         count_floor: Smallest class count assumed by the balanced loss (the authors have 1).
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     fixed = ("etf",)
@@ -93,7 +93,7 @@ class FedETF(Method):
         return {"balanced": balanced_softmax(logits, labels, self.own_counts, floor=self.count_floor)}
 
     def learning_rates(self) -> Mapping[str, float]:
-        """V and P have their own when they are fine-tuned in turn."""
+        """Learning rates of V and P while they are fine-tuned in turn."""
         name = self.phase.name
         return {name: ALTERNATION[name]} if name in ALTERNATION else {}
 
@@ -105,7 +105,7 @@ class FedETF(Method):
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
     ) -> FederatedState:
-        """Every client fine-tunes the generic model and keeps what it gets, if that was asked for."""
+        """With ``pm=finetune`` every client fine-tunes the generic model and keeps the result."""
         if train is None or self.pm == "none":
             return state
         everything = ("backbone", "projection", "scale", "etf")

@@ -29,7 +29,7 @@ class FedNH(Method):
         num_classes: C.
         rho: ρ of W ← norm(ρ W + (1-ρ) means).
         scale: s before training.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     renewed = ("prototypes",)
@@ -50,7 +50,7 @@ class FedNH(Method):
         self.prototypes.weight.copy_(functional.normalize(frame))
 
     def phases(self, local_epochs: int) -> Sequence[Phase]:
-        """Body and scale; the client keeps what it gets."""
+        """One phase that trains body and scale; the client keeps its trained model."""
         return (Phase("train", local_epochs, ("backbone", "scale"), keep=("backbone", "scale", "prototypes")),)
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -11,7 +11,7 @@ class FedPer(FedAvg):
     Args:
         backbone: θ.
         num_classes: C.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     personal = ("head",)

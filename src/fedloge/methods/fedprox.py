@@ -21,7 +21,7 @@ class FedProx(FedAvg):
         backbone: θ.
         num_classes: C.
         mu: μ; the authors tune it in {0.001, 0.01, 0.1, 1}. 0 is FedAvg.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, mu: float = 0.01, **kwargs: Any) -> None:

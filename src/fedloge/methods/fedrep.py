@@ -25,8 +25,8 @@ class FedRep(FedAvg):
         num_classes: C.
         head_epochs: Epochs of the head in a round, instead of ``trainer.local_epochs``.
         body_epochs: Epochs of the body in a round; 1 + 5 costs about as much as the others' 5, the authors have 10 + 5.
-        final_head_epochs: Epochs that every client trains its head after the last round.
-        **kwargs: Local SGD, see :class:`Method`.
+        final_head_epochs: Epochs of training every client's head after the last round.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     personal = ("head",)
@@ -61,7 +61,7 @@ class FedRep(FedAvg):
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
     ) -> FederatedState:
-        """Train the heads of all clients once more, if that was asked for."""
+        """Train the heads of all clients for ``final_head_epochs``."""
         if train is None or self.final_head_epochs == 0:
             return state
         heads = train(state, (Phase("head", self.final_head_epochs, trainable=("head",)),))

@@ -26,7 +26,7 @@ class FedROD(FedAvg):
         balanced: Balance G's loss by the client's training counts; False gives the variant with plain cross-entropy.
         count_floor: Smallest class count assumed; 0 gives an absent class no gradient, 1 pushes it down.
         personal_lr: Learning rate of P_k; None takes ``lr``.
-        **kwargs: Local SGD, see :class:`Method`.
+        **kwargs: Options of local SGD, see :class:`Method`.
     """
 
     personal = ("personal_head",)
@@ -61,7 +61,7 @@ class FedROD(FedAvg):
         return {"generic": loss, "personal": functional.cross_entropy(both, labels)}
 
     def learning_rates(self) -> Mapping[str, float]:
-        """P_k may have its own."""
+        """Learning rate of P_k, if given."""
         return {} if self.personal_lr is None else {"personal_head": self.personal_lr}
 
     def logits(self, features: Tensor, view: View) -> Tensor:

@@ -24,7 +24,7 @@ class FedYoYo(FedAvg):
     """Self-distillation from a weakly to a strongly augmented view, with logits adjusted by an estimated class prior.
 
     The prior of a client is a mix of its own and a global one, which the server estimates from how far the features of
-    each class scatter: no class counts of others are told. The prior is mixed once a round (the authors' code mixes it
+    each class scatter, without class counts of clients. The prior is mixed once a round (the authors' code mixes it
     again at every batch, and so drifts to the local one). The generic model is W h. The personal one is ours: a head
     φ_k that stays home, learnt on detached features.
 
@@ -33,11 +33,11 @@ class FedYoYo(FedAvg):
         num_classes: C.
         lam: λ of the distillation.
         ramp: Rounds until λ has its full value.
-        temperature: Of the distillation.
-        strength: Factor of the log prior.
+        temperature: Temperature T of the distillation.
+        strength: Factor of the log prior added to the logits.
         local_share: Share of the client's own distribution in its prior.
-        rho: How much of the old global prior stays in a round.
-        **kwargs: As for FedAvg.
+        rho: Weight ρ of the old global prior in the moving average.
+        **kwargs: Options of :class:`FedAvg`.
     """
 
     personal = ("phi",)
@@ -69,12 +69,12 @@ class FedYoYo(FedAvg):
         self.prior: Tensor
 
     def initial_personal(self, template: Tensors, generator: torch.Generator) -> Tensors:
-        """φ_k, independent for every client."""
+        """φ_k, drawn independently for every client."""
         weight, bias = linear_init(self.num_classes, self.backbone.out_features, generator)
         return {"phi.weight": weight, "phi.bias": bias}
 
     def mixed_prior(self) -> Tensor:
-        """0.9 · global + 0.1 · local, [C]."""
+        """(1 - local_share) · global + local_share · local prior, [C]."""
         own = torch.tensor(self.client.class_counts).to(self.prior) / self.client.num_examples
         return ((1 - self.local_share) * self.prior + self.local_share * own).clamp(min=SMALLEST_PRIOR)
 

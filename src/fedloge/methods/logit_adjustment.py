@@ -18,15 +18,15 @@ from fedloge.models.base import Backbone
 class LogitAdjustment(FedAvg):
     """FedAvg with the class prior taken out of the logits: the cheap control for every long-tail method.
 
-    The prior is that of all clients together, N_c / N, which the server has to be told: privileged knowledge.
+    The prior N_c / N is that of all clients together, which is privileged knowledge of the server.
 
     Args:
         backbone: θ.
         num_classes: C.
-        tau: How much of the prior is taken out.
+        tau: Strength τ with which the prior is removed; 1 removes all of it.
         mode: ``train`` adds τ log π to the logits in the loss; ``posthoc`` trains as FedAvg does and subtracts it
             from the generic model's logits (the personal models keep the prior, which is partly their own).
-        **kwargs: As for FedAvg.
+        **kwargs: Options of :class:`FedAvg`.
     """
 
     fixed = ("class_counts",)
@@ -41,14 +41,14 @@ class LogitAdjustment(FedAvg):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, num_classes, **kwargs)
-        check_not_negative("model.tau", tau, "1 takes out the whole prior.")
+        check_not_negative("model.tau", tau, "1 removes the whole prior.")
         check_choice("model.mode", mode, ("train", "posthoc"))
         self.tau, self.mode = tau, mode
         self.register_buffer("class_counts", torch.ones(num_classes))
         self.class_counts: Tensor
 
     def prepare(self, generator: torch.Generator) -> None:
-        """The server tells the clients N_c; a class without any image counts as one."""
+        """Store N_c, which the server broadcasts; a class without images counts as one."""
         assert self.server_data.class_counts is not None
         self.class_counts.copy_(torch.tensor(self.server_data.class_counts).clamp(min=1))
 
@@ -61,6 +61,6 @@ class LogitAdjustment(FedAvg):
         return {"adjusted": balanced_softmax(logits, labels, self.class_counts, strength=self.tau)}
 
     def logits(self, features: Tensor, view: View) -> Tensor:
-        """As trained, or W h - τ log N for the generic model."""
+        """W h, or W h - τ log N for the post-hoc adjusted generic model."""
         logits = super().logits(features, view)
         return logits - self.tau * self.class_counts.log() if (self.mode, view) == ("posthoc", "global") else logits

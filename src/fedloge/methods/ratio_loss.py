@@ -27,10 +27,10 @@ class RatioLoss(FedAvg):
     Args:
         backbone: θ.
         num_classes: C.
-        alpha: α.
-        beta: β.
-        refresh_every: Probe after every so many rounds, the first one included.
-        **kwargs: As for FedAvg.
+        alpha: Constant α of the class weights.
+        beta: Factor β of the ratios in the class weights; 0 is FedAvg.
+        refresh_every: Rounds between two probes, the first of which is in the first round.
+        **kwargs: Options of :class:`FedAvg`.
     """
 
     renewed = ("class_weights",)
@@ -60,7 +60,7 @@ class RatioLoss(FedAvg):
         return {"ratio": (self.class_weights[labels] * losses).mean()}
 
     def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
-        """FedAvg's average; and new class weights, when a probe is due: of w^t, which the round started from."""
+        """FedAvg's average and, if a probe is due, new class weights from w^t, the model at the start of the round."""
         averaged = super().aggregate(updates, state, generator)
         if state.round % self.refresh_every:
             return averaged

@@ -18,7 +18,7 @@ verbs:
   huggingface   the same measurement on a causal language model of yours (--model=FOLDER --text=FILE)
   norms         how norms follow class sizes: closed form, and the head of a run (--run=RUN)
 
-`fedloge collapse VERB --help` tells a verb's options
+`fedloge collapse VERB --help` lists the options of a verb
 """
 
 VERBS = {

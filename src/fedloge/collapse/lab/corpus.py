@@ -34,8 +34,8 @@ class Corpus:
         train: int64 [chunks, 512].
         heldout: int64 [chunks, 512], every tenth chunk.
         vocabulary: The tokens by number; what is not among them is the first, ``<unk>``.
-        source: Where the text is from.
-        sha256: Of the text, which differs between versions of Python.
+        source: Origin of the text.
+        sha256: Hash of the text, which differs between versions of Python.
     """
 
     train: Tensor

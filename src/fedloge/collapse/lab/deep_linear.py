@@ -48,14 +48,14 @@ class DeepLinear:
         optimizer: ``gd`` with momentum, ``lbfgs``, or ``adam``.
         steps: Steps, or iterations of L-BFGS.
         lr: Learning rate of gd and adam.
-        momentum: Of gd.
+        momentum: Momentum of gd.
         std: Standard deviation of the initial entries. With two layers or more zero is a local minimum of its own,
             where every class may end if this is below about 1.2/√d; with many layers training diverges far above it.
-        seeds: A run for each.
+        seeds: Seeds; each is a run of its own.
         points: Measurements on each curve.
-        nc1_below: When a run counts as collapsed: NC1,
-        nc2_below: the distance of WWᵀ and HᵀH from the closed form,
-        nc3_below: and that of WH.
+        nc1_below: Largest NC1 of a collapsed run.
+        nc2_below: Largest distance of WWᵀ and HᵀH from the closed form for a collapsed run.
+        nc3_below: Largest distance of WH from the closed form for a collapsed run.
         threads: Threads of the computation; matrices as small as these gain nothing from more.
         output: Folder for curves.csv, final.csv, summary.json and curves.png.
         overwrite: Replace an older experiment in that folder.
@@ -113,10 +113,10 @@ class DeepLinear:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What theory says of an experiment.
+    """Prediction of the theory for an experiment.
 
     Args:
-        name: Of the geometry.
+        name: Name of the geometry.
         weight_gram: WWᵀ [K, K].
         feature_gram: HᵀH of the class means, [K, K].
         logits: WH of the class means, [K, K]. SELI gives the three up to a factor.
@@ -176,7 +176,7 @@ class Network(nn.Module):
     Args:
         settings: The experiment.
         layers: M.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     def __init__(self, settings: DeepLinear, layers: int, seed: int) -> None:

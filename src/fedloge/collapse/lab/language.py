@@ -26,7 +26,7 @@ from fedloge.system.cpu import configure_cpu
 from fedloge.tables import print_table
 
 MEASURED = ("cdnv_log", "gnc2_var", "gnc2_cv", "equinorm", "nc3_cosine", "unc3_var", "nc4", "etf_error", "nc1")
-"""What is shown and correlated with the validation loss."""
+"""Metrics that are shown and correlated with the validation loss."""
 
 BATCH = 32
 """Windows of a batch."""
@@ -41,7 +41,7 @@ class Language:
         depths: Numbers of transformer layers.
         steps: Lengths of training, each with its own cosine schedule; 0 measures the untrained model. Below 150 steps
             GNC2 is not monotone: random directions are already uniform, and early training breaks that.
-        seeds: A run for each.
+        seeds: Seeds; each is a run of its own.
         vocabulary: V, the most frequent tokens; all others are one class.
         context: T, tokens in a window.
         lr: Peak learning rate of AdamW.
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
         width: d.
         depth: Layers.
         context: Most tokens of a window.
-        seed: Of the initial weights, normal with standard deviation 0.02; biases begin at zero.
+        seed: Seed of the initial weights, normal with standard deviation 0.02; biases begin at zero.
     """
 
     def __init__(self, tokens: int, width: int, depth: int, context: int, seed: int) -> None:
@@ -176,7 +176,7 @@ def measure_model(model: LanguageModel, train_windows: Tensor, heldout: Tensor, 
     Args:
         model: In eval mode.
         train_windows: int64 [n, T], where means and variances are measured.
-        heldout: int64 [m, T], where NC4 and the loss are.
+        heldout: int64 [m, T], where NC4 and the validation loss are measured.
         min_count: Tokens seen fewer times as a target in ``train_windows`` are left out, from NC4 too.
 
     Returns:

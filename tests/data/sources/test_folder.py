@@ -2,14 +2,11 @@ import pickle
 import shutil
 import zipfile
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fedloge.data import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Source
-from fedloge.data.images import TensorImages
-from fedloge.data.sources import Dataset
+from fedloge.data import ImageFolder
 from fedloge.errors import ConfigError, DataError
 
 
@@ -30,15 +27,6 @@ def zipped(root):
 def pixels(root, **options):
     train = ImageFolder(str(root), image_size=8, **options).load().train
     return train.gather(torch.arange(len(train)))
-
-
-def test_digits_have_a_balanced_test_set_apart_from_training():
-    dataset = Digits().load()
-    assert torch.bincount(dataset.test_labels).tolist() == [40] * 10
-    assert len(dataset.train) == 1797 - 400
-    image = dataset.train.gather(torch.tensor([0, 5]))
-    assert (image.dtype, image.shape) == (torch.uint8, (2, 1, 8, 8))
-    assert int(dataset.train.gather(torch.arange(len(dataset.train))).max()) == 255
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp"])
@@ -168,84 +156,3 @@ def test_empty_class(tmp_path):
         file.unlink()
     with pytest.raises(DataError, match="is empty"):
         ImageFolder(str(tmp_path), image_size=8).load()
-
-
-def test_cifar_that_is_not_there_says_where_and_how(tmp_path):
-    with pytest.raises(DataError, match=r"CIFAR10 was not found in .* download is off.*download=true"):
-        CIFAR10(str(tmp_path)).load()
-
-
-def test_cifar_through_torchvision(monkeypatch):
-    class Fake:
-        def __init__(self, root, train, download):
-            assert not download
-            self.data, self.targets = np.full((4, 32, 32, 3), 7, dtype=np.uint8), [0, 1, 0, 1]
-
-    monkeypatch.setattr(CIFAR10, "dataset", Fake)
-    dataset = CIFAR10("anywhere").load()
-    assert dataset.train.gather(torch.tensor([1])).shape == (1, 3, 32, 32)
-    assert dataset.test_labels.tolist() == [0, 1, 0, 1]
-
-
-def test_cifar_takes_other_statistics():
-    other = CIFAR10(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
-    assert (other.mean, other.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert CIFAR10().mean == (0.4914, 0.4822, 0.4465)
-    with pytest.raises(ConfigError, match="One per channel"):
-        CIFAR10(mean=[0.5])
-
-
-def test_cifar_class_names_are_known_before_loading():
-    assert CIFAR10().class_names[:2] == ("airplane", "automobile")
-    assert (CIFAR10().num_classes, CIFAR100().num_classes) == (10, 100)
-    assert list(CIFAR100().class_names) == sorted(set(CIFAR100().class_names))
-
-
-def test_cifar_downloads_when_asked(monkeypatch):
-    asked = []
-    fake = staticmethod(lambda root, train, download: asked.append((train, download)))
-    monkeypatch.setattr(CIFAR10, "dataset", fake)
-    CIFAR10("anywhere").prepare()
-    assert asked == []
-    CIFAR10("anywhere", download=True).prepare()
-    assert asked == [(True, True), (False, True)]
-
-
-def test_a_download_that_fails_says_so(monkeypatch):
-    def fail(root, train, download):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(CIFAR10, "dataset", staticmethod(fail))
-    with pytest.raises(DataError, match=r"CIFAR10 could not be downloaded to .*: no route to host"):
-        CIFAR10("anywhere", download=True).prepare()
-
-
-def test_a_source_has_to_say_how_to_load():
-    with pytest.raises(TypeError, match="load"):
-        Source()
-
-
-def test_a_dataset_has_a_label_for_every_image():
-    images, labels = TensorImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8)), torch.tensor([0, 1])
-    with pytest.raises(DataError, match=r"test_labels must be int64 \[2\]"):
-        Dataset(images, labels, images, labels[:1])
-    with pytest.raises(DataError, match="train_labels must be int64"):
-        Dataset(images, labels.int(), images, labels)
-
-
-def test_arrays_check_their_tensors():
-    images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
-    assert Arrays(images, labels, images, labels).class_names == ["0", "1"]
-    with pytest.raises(DataError, match="must be uint8"):
-        Arrays(images.float(), labels, images, labels)
-    with pytest.raises(DataError, match="for each of the 4 images"):
-        Arrays(images, labels[:3], images, labels)
-    with pytest.raises(DataError, match="for each of the 4 images"):
-        Arrays(images, labels.float(), images, labels)
-    with pytest.raises(DataError, match=r"differ: \[1, 8, 8\] and \[1, 4, 4\]"):
-        Arrays(images, labels, images[:, :, :4, :4], labels)
-    with pytest.raises(DataError, match="1 class_names for 2"):
-        Arrays(images, labels, images, labels, class_names=["a"])
-    with pytest.raises(ConfigError, match=r"data\.source\.mean="):
-        Arrays(images, labels, images, labels, mean=(0.1, 0.2))
-    assert Arrays(images, labels, images, labels, mean=[0.1], std=[0.2]).mean == (0.1,)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fedloge.errors import ConfigError
-from fedloge.models import CifarResNet, FixedLinear, ResNet, SmallCNN
+from fedloge.models import CifarResNet, ResNet, SmallCNN
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,6 @@ def test_convolutions_can_be_drawn_as_torch_draws_them():
     assert ResNet(18, init="torch").net.conv1.weight.abs().max() <= 27**-0.5
     with pytest.raises(ConfigError, match=r"model\.backbone\.init=.*xavier.*Choose one of he, torch"):
         ResNet(18, init="xavier")
-
-
-def test_a_fixed_head_has_no_parameters():
-    assert list(FixedLinear(4, 3, bias=True).parameters()) == []
 
 
 def test_bad_shapes_name_the_option():
