@@ -1,4 +1,3 @@
-import gc
 import subprocess
 import sys
 
@@ -39,7 +38,5 @@ def test_loading_is_shown_on_a_terminal_and_erased(terminal, quiet, loaded, expe
         monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with loading(quiet):
-        assert gc.isenabled() == loaded
-    gc.unfreeze()
-    assert gc.isenabled()
+        pass
     assert capsys.readouterr() == ("", expected)
