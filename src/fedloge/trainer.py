@@ -16,7 +16,6 @@ from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientTask, Executor, LocalSettings, make_executor
 from fedloge.executors.client import quiet_lightning
-from fedloge.executors.processes import num_cores
 from fedloge.federation import checks, results
 from fedloge.federation.parts import HasParts, Parts, training_work
 from fedloge.federation.progress import Progress, resume
@@ -284,7 +283,7 @@ class FederatedTrainer(Trainer, HasParts):
         work = training_work(method, population, self.rounds * self.participation * self.local_epochs)
         executor = make_executor(self.asked_executor, work, method, settings, data)
         executor.start(method, data, settings)
-        threads = max(min(executor.workers, num_cores()), settings.threads)  # workers leave their cores idle meanwhile
+        threads = max(executor.idle_cores, settings.threads)
         evaluator = Evaluator(
             method, data, population, self.mask_absent, self.shot_rule, settings.device, threads, self.personal_shots
         )

@@ -98,6 +98,11 @@ class Executor(ABC):
         """Greatest number of clients that are trained at the same time."""
         return 1
 
+    @property
+    def idle_cores(self) -> int:
+        """Number of cores of this machine that are idle while models are evaluated."""
+        return 1
+
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         """Set method, data and settings; called before the first :meth:`run`."""
         self.method, self.data, self.settings = method, data, settings

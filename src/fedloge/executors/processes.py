@@ -78,6 +78,11 @@ class Processes(Executor):
         """Number of worker processes."""
         return self._workers
 
+    @property
+    def idle_cores(self) -> int:
+        """One core per worker, as far as there are so many."""
+        return min(self._workers, num_cores())
+
     def start(self, method: Method, data: FederatedData, settings: LocalSettings) -> None:
         """Set method, data and settings; workers start with the first round."""
         if settings.device.type != "cpu":
