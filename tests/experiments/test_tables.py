@@ -3,7 +3,7 @@ import pytest
 from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study_report import KNOWN
-from fedloge.experiments.tables import Result, csv_values, failures, markdown, table
+from fedloge.experiments.tables import Result, csv_values, failures, table
 from fedloge.runs.measures import GM, MEGABYTES, PM
 
 
@@ -45,6 +45,6 @@ def test_costs_are_means_and_csv_has_megabytes(tmp_path):
 )
 def test_settings_stand_side_by_side(settings, head):
     rows = [Row(name, setting=setting) for name in ("a", "b") for setting in settings]
-    text = markdown(table([Result(each, {"GM": [0.5]}) for each in rows], [GM], ["x"], lambda row: [row.name]))
+    text = table([Result(each, {"GM": [0.5]}) for each in rows], [GM], ["x"], lambda row: [row.name]).markdown()
     assert text.splitlines()[0] == head
     assert text.splitlines()[3] == "| b |" + " 50.0 |" * len(settings)

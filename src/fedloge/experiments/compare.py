@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich import box
+from rich.table import Table as RichTable
 
 from fedloge.checks import check_least
 from fedloge.experiments import tables
 from fedloge.experiments.plan import SECTIONS, Plan, Row, named, read_seeds, seeded, slug, typed
 from fedloge.experiments.runner import Cell
-from fedloge.experiments.tables import Lines, Result
+from fedloge.experiments.tables import Result
 from fedloge.options import override_value, read_mapping
 from fedloge.runs.measures import BEST, COSTS, GENERIC, LAST10, MASKED, PM, WORST_TENTH, Measure
+from fedloge.tables import Table
 
 KEYS: Mapping[str, type] = {"output_dir": str, "seeds": object, "jobs": int, "methods": dict, **SECTIONS}
 
@@ -75,15 +77,14 @@ def write_comparison(plan: Plan) -> None:
     """Write ``comparison.csv`` and ``comparison.md``."""
     results = comparison_results(plan)
     plan.output_dir.mkdir(parents=True, exist_ok=True)
-    tables.write_csv(
-        plan.output_dir / "comparison.csv",
-        ["method", "seeds", "failed", "privileged", *tables.csv_head(COLUMNS)],
-        (
-            [row.name, len(row.done), row.failed, " ".join(_privileged(row)), *tables.csv_values(result, COLUMNS)]
-            for result in results
-            for row in [result.row]
-        ),
-    )
+    head = ["method", "seeds", "failed", "privileged", *tables.csv_head(COLUMNS)]
+    lines = [
+        [row.name, len(row.done), row.failed, " ".join(_privileged(row)), *tables.csv_values(result, COLUMNS)]
+        for result in results
+        for row in [result.row]
+    ]
+    text = Table("", head, lines).csv()
+    (plan.output_dir / "comparison.csv").write_text(text, encoding="utf-8", newline="")
     (plan.output_dir / "comparison.md").write_text(comparison_markdown(plan, results), encoding="utf-8")
 
 
@@ -94,16 +95,16 @@ def comparison_markdown(plan: Plan, results: Sequence[Result]) -> str:
     parts = [
         f"# {_title(plan)}\n",
         "Accuracy in percent, mean ± standard deviation over seeds. Headline: last round, no class masked.\n",
-        tables.markdown(_table(results, MAIN)),
+        _table(results, MAIN).markdown() + "\n",
         *(f"- {note}" for note in comparison_notes(plan)),
         "\n## With absent classes masked\n",
         "Personal models without the classes that a client has no training image of, for all methods: privileged "
         "knowledge that no number above uses.\n",
-        tables.markdown((["method", PM.key], masked)),
+        Table("", ["method", PM.key], masked).markdown() + "\n",
         "\n## Best round\n",
         "Chosen on the test set, separately for GM and PM: optimistic, only for comparison with papers that print "
         "it.\n",
-        tables.markdown(_table(best, BEST)),
+        _table(best, BEST).markdown() + "\n",
     ]
     return "\n".join(parts) + "\n"
 
@@ -138,15 +139,15 @@ def _initial(cells: Sequence[Cell]) -> str:
     return f"Seed {cells[0].seed}: the methods start from different backbones ({groups})."
 
 
-def comparison_table(plan: Plan, width: int = 120) -> Table:
+def comparison_table(plan: Plan, width: int = 120) -> RichTable:
     """The main table for a terminal of that many columns."""
     narrow = (GENERIC[0], PM, WORST_TENTH, COSTS[0])
-    lines = _table(comparison_results(plan), (*GENERIC, PM, WORST_TENTH, *COSTS) if width >= 120 else narrow)
+    shown = _table(comparison_results(plan), (*GENERIC, PM, WORST_TENTH, *COSTS) if width >= 120 else narrow)
     caption = "last round, mean ± standard deviation over seeds (%)"
-    return tables.rich_table(lines, title=_title(plan), caption=caption)
+    return replace(shown, title=_title(plan)).rich(caption, box=box.SIMPLE_HEAD)
 
 
-def _table(results: Sequence[Result], measures: Sequence[Measure]) -> Lines:
+def _table(results: Sequence[Result], measures: Sequence[Measure]) -> Table:
     return tables.table(results, measures, ["method"], lambda row: [row.name + (" ◆" if _privileged(row) else "")])
 
 

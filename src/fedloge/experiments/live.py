@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from fedloge.experiments.runner import Cell
-from fedloge.experiments.tables import rich_table
 from fedloge.report.progress import redraws
 from fedloge.runs.measures import HEADLINES, read_all
+from fedloge.tables import Table
 
 
 class CellProgress:
@@ -50,7 +51,7 @@ class CellProgress:
                 )
 
 
-def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
+def live_table(cells: Sequence[Cell], rows: str = "method") -> RichTable:
     """State of every cell by name and seed: waiting, its round, its result, or failed."""
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     done = sum(cell.done for cell in cells)
@@ -59,7 +60,7 @@ def live_table(cells: Sequence[Cell], rows: str = "method") -> Table:
         by_seed = {cell.seed: cell_status(cell) for cell in cells if cell.name == name}
         lines.append([name, *(by_seed.get(seed, "") for seed in seeds)])
     title = f"{done} of {len(cells)} runs done; GM / PM (%)"
-    return rich_table(([rows, *(f"seed {seed}" for seed in seeds)], lines), title=title)
+    return Table(title, [rows, *(f"seed {seed}" for seed in seeds)], lines).rich(box=box.SIMPLE_HEAD)
 
 
 def cell_status(cell: Cell) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich import box
+from rich.table import Table as RichTable
 from torchmetrics.functional import spearman_corrcoef
 
 from fedloge.analysis.analyze import RESULT, analyze_run
@@ -26,11 +27,12 @@ from fedloge.experiments.figures import cosine_figure, curve_figure
 from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study import Study
-from fedloge.experiments.tables import Lines, Result
+from fedloge.experiments.tables import Result
 from fedloge.report.tables import MASKED
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.measures import HEADLINES, MEASURES, Measure, mean_std, read_all
 from fedloge.system.storage import clear_os_errors
+from fedloge.tables import Table
 
 
 class Variance(Measure):
@@ -135,8 +137,8 @@ def write_study(study: Study, results: Sequence[Result]) -> Path:
     with clear_os_errors(str(study.output_dir)):
         study.output_dir.mkdir(parents=True, exist_ok=True)
         head = ["row", "setting", "measure", "seeds", "mean", "std", "paper", "failed", "runs"]
-        lines = (_csv_line(result, measure) for result in results for measure in study.measures)
-        tables.write_csv(study.output_dir / "study.csv", head, lines)
+        lines = [_csv_line(result, measure) for result in results for measure in study.measures]
+        (study.output_dir / "study.csv").write_text(Table("", head, lines).csv(), encoding="utf-8", newline="")
         if picture is not None:
             (study.output_dir / "study.png").write_bytes(picture)
         path = study.output_dir / "study.md"
@@ -154,7 +156,7 @@ def _csv_line(result: Result, measure: str) -> list[Any]:
 def study_markdown(study: Study, results: Sequence[Result]) -> str:
     """Title, what was run, the tables, and notes."""
     notes = [f"- {note}" for note in study_notes(study, results)]
-    head = [f"# {study.title}\n", f"{banner(study)}\n", tables.markdown(_table(study, results))]
+    head = [f"# {study.title}\n", f"{banner(study)}\n", _table(study, results).markdown() + "\n"]
     return "\n".join([*head, *last10_markdown(study), *notes]) + "\n"
 
 
@@ -167,7 +169,7 @@ def last10_markdown(study: Study) -> list[str]:
     if not any(result.values[measure] for result in results for measure in measures):
         return []
     title = "Mean over the evaluations of the last 10 rounds, before any realignment or fine-tuning:\n"
-    return [title, tables.markdown(_table(steady, results))]
+    return [title, _table(steady, results).markdown() + "\n"]
 
 
 def banner(study: Study) -> str:
@@ -179,12 +181,13 @@ def banner(study: Study) -> str:
     return f"{text} In parentheses: what the paper prints." if printed else text
 
 
-def study_table(study: Study, results: Sequence[Result]) -> Table:
+def study_table(study: Study, results: Sequence[Result]) -> RichTable:
     """The table for a terminal."""
-    return tables.rich_table(_table(study, results), wrap=True, title=study.title, title_justify="left")
+    shown = replace(_table(study, results), title=study.title)
+    return shown.rich(wrap=True, box=box.SIMPLE_HEAD, title_justify="left")
 
 
-def _table(study: Study, results: Sequence[Result]) -> Lines:
+def _table(study: Study, results: Sequence[Result]) -> Table:
     return tables.table(results, [KNOWN[key] for key in study.measures], [study.x], lambda row: [row.name])
 
 

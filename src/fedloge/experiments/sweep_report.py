@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich import box
+from rich.table import Table as RichTable
 
 from fedloge.experiments import tables
 from fedloge.experiments.figures import sweep_figure, symbol
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.sweep import Sweep
-from fedloge.experiments.tables import Lines, Result
+from fedloge.experiments.tables import Result
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.measures import GENERIC, PM, WORST_TENTH
+from fedloge.tables import Table
 
 SHOWN = (*GENERIC, PM, WORST_TENTH)
 METRIC = "metric"
@@ -38,15 +40,13 @@ def write_sweep(sweep: Sweep) -> list[Result]:
     """Write the tables and the picture into the sweep's folder; returns the results."""
     results, folder = sweep_results(sweep), sweep.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    tables.write_csv(
-        folder / "sweep.csv",
-        [*_parameters(results), "seeds", *tables.csv_head(SHOWN), "failed"],
-        (
-            [*row.options.values(), len(row.done), *tables.csv_values(result, SHOWN), row.failed]
-            for result in results
-            for row in [result.row]
-        ),
-    )
+    head = [*_parameters(results), "seeds", *tables.csv_head(SHOWN), "failed"]
+    lines = [
+        [*row.options.values(), len(row.done), *tables.csv_values(result, SHOWN), row.failed]
+        for result in results
+        for row in [result.row]
+    ]
+    (folder / "sweep.csv").write_text(Table("", head, lines).csv(), encoding="utf-8", newline="")
     (folder / "sweep.md").write_text(sweep_markdown(sweep, results), encoding="utf-8")
     figure = sweep_figure(sweep, results)
     if figure is not None:
@@ -61,12 +61,12 @@ def sweep_markdown(sweep: Sweep, results: Sequence[Result]) -> str:
         best_note(sweep, results),
         *(f"- {_name(result)}: {result.row.failed}" for result in results if result.row.failed),
     ]
-    return "\n".join([tables.markdown(_table(results)), *notes]) + "\n"
+    return "\n".join([_table(results).markdown(), "", *notes]) + "\n"
 
 
-def sweep_table(results: Sequence[Result]) -> Table:
+def sweep_table(results: Sequence[Result]) -> RichTable:
     """The table for a terminal."""
-    return tables.rich_table(_table(results), caption="last round (%)")
+    return _table(results).rich("last round (%)", box=box.SIMPLE_HEAD)
 
 
 def best_note(sweep: Sweep, results: Sequence[Result]) -> str:
@@ -79,7 +79,7 @@ def best_note(sweep: Sweep, results: Sequence[Result]) -> str:
     return f"Best {sweep.metric}: {value:.4g} at {_name(best)}, chosen on the test set: optimistic."
 
 
-def _table(results: Sequence[Result]) -> Lines:
+def _table(results: Sequence[Result]) -> Table:
     head = [symbol(name) for name in _parameters(results)]
     return tables.table(results, SHOWN, head, lambda row: list(map(str, row.options.values())))
 

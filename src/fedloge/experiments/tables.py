@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from rich import box
-from rich.table import Table
 
 from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.report.tables import PRIVILEGES
 from fedloge.runs.measures import CostPerRound, Measure, Summary, mean_std, read_all
+from fedloge.tables import Table
 
 
 @dataclass(frozen=True)
@@ -61,13 +56,9 @@ def is_share(measure: Measure) -> bool:
     return measure.scale == 100
 
 
-Lines = tuple[list[str], list[list[str]]]
-"""Head and lines of a table."""
-
-
 def table(
     results: Sequence[Result], measures: Sequence[Measure], head: Sequence[str], label: Callable[[Row], Sequence[str]]
-) -> Lines:
+) -> Table:
     """A line per row, and for each of its settings a column per measure.
 
     Args:
@@ -80,34 +71,13 @@ def table(
     labels = dict.fromkeys(tuple(label(result.row)) for result in results)
     places = [(each, m) for each in dict.fromkeys(result.row.setting for result in results) for m in measures]
     lines = [[*each, *(by_place[each, setting].text(measure) for setting, measure in places)] for each in labels]
-    return [*head, *(column_name(setting, measure.key) for setting, measure in places)], lines
+    columns = [*head, *(column_name(setting, measure.key) for setting, measure in places)]
+    return Table("", columns, lines, names=len(head))
 
 
 def column_name(setting: str, column: str) -> str:
     """Heading of a column in a setting."""
     return f"{setting}: {column}" if setting else column
-
-
-def markdown(table: Lines) -> str:
-    """A table in Markdown."""
-    head, lines = table
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
-
-
-def rich_table(table: Lines, wrap: bool = False, **options: Any) -> Table:
-    """A table for the terminal."""
-    shown = Table(box=box.SIMPLE_HEAD, **options)
-    for number, column in enumerate(table[0]):
-        shown.add_column(column, justify="right" if number else "left", no_wrap=not wrap)
-    for line in table[1]:
-        shown.add_row(*line)
-    return shown
-
-
-def write_csv(path: Path, head: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """A table as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *lines])
 
 
 def csv_head(measures: Iterable[Measure]) -> list[str]:
