@@ -125,5 +125,5 @@ def test_classes_are_chosen_by_name_or_number():
     assert choose_classes(subject, ["dog", 0]) == [1, 0]
     with pytest.raises(ConfigError, match="class='eel' has no test images"):
         choose_classes(subject, ["eel"])
-    with pytest.raises(ConfigError, match="It has cat, dog, eel"):
+    with pytest.raises(ConfigError, match="The classes are cat, dog, eel"):
         choose_classes(subject, ["7"])

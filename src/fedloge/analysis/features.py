@@ -43,7 +43,7 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A linear head of the generic model: weight float64 [C, d], bias [C] or None, and whether nothing trains it."""
+    """A linear head of the generic model: weight float64 [C, d], bias [C] or None, and whether it is frozen."""
 
     weight: Tensor
     bias: Tensor | None
@@ -52,7 +52,7 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A run as the diagnostics see it.
+    """A run with the features and heads to analyse.
 
     Args:
         method: Name of the method.
@@ -93,7 +93,7 @@ class Subject:
 
     @property
     def frozen(self) -> Head | None:
-        """The head that nothing trains (SSE-C), if there is one."""
+        """The head that is not trained (SSE-C), or None."""
         return next((head for head in self.heads.values() if head.frozen), None)
 
     def client_weights(self, head: str) -> Iterator[Tensor]:
@@ -157,7 +157,7 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
 
 @torch.no_grad()
 def features_of(method: Method, batches: Iterable[Batch]) -> tuple[str | None, Features, Tensor]:
-    """The name of the generic model's classifier, what enters it, and what the model predicts, int64 [n].
+    """The name of the generic model's classifier, the features that enter it, and the model's predictions, int64 [n].
 
     The classifier is the last linear layer with a row per class that the generic model calls; its input is projected or
     normalised where the method does that. For a method that calls none (τ-normalisation) the features are those

@@ -214,4 +214,4 @@ FIGURES: Mapping[str, Callable[[Results], Any]] = {
     "cosines": cosine_figure,
     "norms": norm_figure,
 }
-"""Functions that draw the figures, by the name of the file."""
+"""Function of each figure by the name of its file."""

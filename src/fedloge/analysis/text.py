@@ -214,4 +214,4 @@ TOPICS: Mapping[str, Callable[[Analysis], list[str]]] = {
     "norms": norms_topic,
     "collapse": collapse_topic,
 }
-"""Functions that write the sections, by the name of their figure."""
+"""Function of each section by the name of its figure."""

@@ -54,7 +54,7 @@ class Panel:
 
 
 def sort_control(orders: Mapping[str, Sequence[str]]) -> Control:
-    """A control that sorts the horizontal axis: its names in each order, by the label of the order."""
+    """A control that sorts the horizontal axis; takes the names of the axis in each order, by the order's label."""
     return Control("Sort", [Option(label, {}, {"xaxis.categoryarray": list(names)}) for label, names in orders.items()])
 
 
