@@ -4,7 +4,7 @@ import torch
 
 from fedloge.executors import ClientTask, LocalSettings, Serial
 from fedloge.federation.state import ClientStore, FederatedState
-from fedloge.methods import Client
+from fedloge.methods import Client, FedAvg
 from fedloge.methods.base import ServerData
 from fedloge.models import SmallCNN
 
@@ -65,3 +65,38 @@ def train(method, data, rounds=2, **options):
 
 def same(first, second, names=None):
     return all(torch.equal(first[name], second[name]) for name in names or first)
+
+
+def rounds(executor, method, data, count=2):
+    """Some rounds; returns the last state and the results of the last round."""
+    method.prepare(torch.Generator().manual_seed(1))
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    for number in range(1, count + 1):
+        tasks = [ClientTask(client, number, method.phases(2)) for client in range(data.num_clients)]
+        results = []
+        for result in executor.run(state.shared, state.clients, tasks):
+            state.clients[result.update.client] = result.personal
+            results.append(result)
+        changed = method.aggregate((r.update for r in results), state, torch.Generator().manual_seed(number))
+        state = FederatedState(number, state.shared, state.clients).with_shared(changed)
+    executor.close()
+    return state, results
+
+
+def begun(executor, data):
+    """A started executor's method, the state before the first round, and its tasks."""
+    method = build(FedAvg)
+    executor.start(method, data, LocalSettings(7))
+    tasks = [ClientTask(client, 1, method.phases(2)) for client in range(data.num_clients)]
+    return method, initial(method, data.num_clients), tasks
+
+
+def one_round(executor, method, data):
+    """The outcomes of a first round."""
+    executor.start(method, data, LocalSettings(7))
+    state = initial(method, data.num_clients)
+    tasks = [ClientTask(client, 1, method.phases(1)) for client in range(data.num_clients)]
+    outcomes = list(executor.run(state.shared, state.clients, tasks))
+    executor.close()
+    return outcomes

@@ -1,4 +1,4 @@
-"""Where randomness comes from: one generator per (seed, round, client, stream).
+"""Random generators, one per (seed, round, client, stream).
 
 Nothing in fedloge reads the global random state, so a result depends neither on the order in which clients are
 trained nor on the executor that trains them.
@@ -12,24 +12,24 @@ import numpy as np
 import torch
 
 SERVER = 0xFFFFFFFF
-"""The ``client`` of everything that the server draws."""
+"""Value of ``client`` for draws of the server."""
 
 
 class Stream(IntEnum):
-    """What a generator is for; a stream added later never shifts an older one."""
+    """Purpose of a generator; a stream added later never shifts an older one."""
 
     ORDER = 0  # order of the examples in a local epoch
     AUGMENT = 1  # crops and flips
-    MODULE = 2  # dropout and whatever else a user's module draws from torch's global state
+    MODULE = 2  # draws from torch's global generators, as by dropout
     PERSONAL = 3  # initial personal state of a client
     COHORT = 4  # which clients take part in a round
-    PREPARE = 5  # what the server draws once before the first round (SSE-C)
-    AUXILIARY = 6  # the server's own images, where it has some
-    SERVER_ROUND = 7  # what the server draws in a round
+    PREPARE = 5  # draws of the server before the first round (SSE-C)
+    AUXILIARY = 6  # auxiliary images of the server, if it has any
+    SERVER_ROUND = 7  # draws of the server in a round
 
 
 def derive(seed: int, round: int, client: int, stream: Stream, extra: int = 0) -> int:
-    """A 63-bit integer that depends on nothing but its arguments (``extra`` numbers epochs or phases)."""
+    """A 63-bit integer that depends on its arguments only (``extra`` numbers epochs or phases)."""
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(round, client, int(stream), extra))
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 

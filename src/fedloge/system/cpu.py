@@ -1,4 +1,4 @@
-"""How this process computes on the CPU: its threads, and what becomes of memory that is freed."""
+"""Threads and memory of this process on the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 KEPT = 2**30
-"""Bytes that may lie free at the end of the heap, and up to which a block is taken from it at all."""
+"""Bytes that may stay free at the end of the heap, and limit of the blocks that are allocated from it."""
 
 
 def configure_cpu(threads: int) -> None:
@@ -20,10 +20,10 @@ def configure_cpu(threads: int) -> None:
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Have glibc keep what is freed for what comes next, in this process and from now on; returns whether it does.
+    """Make glibc keep freed memory in this process for later allocations; returns whether it does.
 
-    By itself glibc hands large blocks back to the system, and a training step asks for the same blocks again as the
-    step before: with ResNet-18 and batches of 8 that is 30,000 page faults a step, a sixth of its time.
+    By default glibc returns large blocks to the system, and every training step allocates the same blocks again. With
+    ResNet-18 and batches of 8 that is 30,000 page faults a step, a sixth of its time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

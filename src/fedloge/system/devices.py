@@ -1,4 +1,4 @@
-"""Tensors between the host and the device that trains, without waiting for either."""
+"""Asynchronous copies between the host and the training device."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fedloge.federation.state import Tensors
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; the copy takes its turn in the current stream and nothing waits for it."""
+    """The tensor on the device, copied in the current stream without waiting."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def download(tensors: Tensors) -> dict[str, Tensor]:
-    """Copies in host memory, one transfer per type; from a GPU they are complete once the current stream is done.
+    """Copies in host memory, one transfer per type; from a GPU they are complete when the current stream is done.
 
-    All of a type are views of one buffer.
+    All tensors of a type are views of one buffer.
     """
     by_type: dict[torch.dtype, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""``fedloge doctor``: what this machine has, and what is missing. Works where torch does not."""
+"""``fedloge doctor``: checks of this machine and its packages, which work without torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 
 try:
     from packaging.requirements import Requirement
-except ModuleNotFoundError:  # then the packages cannot be checked, and that is the finding
+except ModuleNotFoundError:  # reported by _packages
     Requirement = None  # type: ignore[assignment, misc]
 
 EXTRA = "extra"
-"""The variable that marks a requirement of an optional extra."""
+"""Marker variable of the requirements of an optional extra."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A line of the examination.
+    """One line of the report.
 
     Args:
-        name: What was looked at.
-        found: What is there.
-        problem: What is wrong and what to do; empty where all is well.
+        name: Name of the checked item.
+        found: What was found.
+        problem: Problem and remedy; empty if there is none.
         needed: Whether fedloge cannot work with the problem.
     """
 
@@ -38,12 +38,12 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Everything, in the order in which it is printed."""
+    """All checks, in the order in which they are printed."""
     return [*_machine(), *_packages(), *_devices(), *_settings()]
 
 
 def report(checks: list[Check]) -> str:
-    """The examination as text, and a last line that says what is missing."""
+    """The checks as text; the last line says what is missing."""
     width = max(len(check.name) for check in checks)
     lines = [f"{_sign(check)} {check.name:<{width}}  {_words(check)}" for check in checks]
     broken = [check for check in checks if check.problem and check.needed]
@@ -55,7 +55,7 @@ def report(checks: list[Check]) -> str:
 
 
 def healthy(checks: list[Check]) -> bool:
-    """Whether nothing that is needed is missing."""
+    """Whether nothing that fedloge needs is missing."""
     return not any(check.problem and check.needed for check in checks)
 
 
@@ -90,7 +90,7 @@ def _memory() -> str:
 
 
 def _packages() -> Iterator[Check]:
-    """The requirements that fedloge itself declares, those of the extras as optional."""
+    """Requirements that fedloge declares; those of the extras are optional."""
     if Requirement is None:
         yield Check("packaging", "not installed", "pip install -e . installs everything")
         return
@@ -117,7 +117,7 @@ def _requirements() -> Iterator[Requirement]:
 
 
 def _extra(requirement: Requirement) -> str:
-    """Which optional extra it belongs to; empty for none."""
+    """Optional extra of a requirement; empty for none."""
     text = str(requirement.marker or "")
     return text.partition(f"{EXTRA} == ")[2].strip("\"' )") if EXTRA in text else ""
 
@@ -134,7 +134,7 @@ def _version(package: str) -> str | None:
 
 
 def _devices() -> Iterator[Check]:
-    """The CPU threads that torch takes, and every CUDA device, tried with a small product of matrices."""
+    """CPU threads of torch, and every CUDA device, tested with a small matrix product."""
     try:
         import torch
     except Exception as error:  # a broken installation raises anything
@@ -164,7 +164,7 @@ def _cuda_device(index: int, build: str) -> Check:
 
 
 def _settings() -> Iterator[Check]:
-    """Variables that change how fast or where fedloge runs, where they are set."""
+    """Environment variables, if set, that change the speed or the device of fedloge."""
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "WANDB_MODE"):
         if name in os.environ:
             yield Check(name, os.environ[name])

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at a moment of our choice."""
+"""Ctrl-C and SIGTERM, handled only where a run can stop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop, and has saved what it had.
+    """A run was stopped by a signal and has saved its last whole round.
 
     Args:
         signum: SIGINT or SIGTERM.
-        saved: What was saved, for the user.
+        saved: Message for the user that says what was saved.
     """
 
     def __init__(self, signum: int, saved: str) -> None:
@@ -26,9 +26,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """While active, SIGINT and SIGTERM raise KeyboardInterrupt, but never inside :meth:`held_back`.
+    """While active, SIGINT and SIGTERM raise KeyboardInterrupt, but not inside :meth:`held_back`.
 
-    Signals reach the main thread alone; elsewhere this does nothing.
+    Only the main thread receives signals; in other threads this does nothing.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Interrupts:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """What must not be cut in two; a signal that arrives meanwhile counts afterwards."""
+        """Delay signals until the end of the block."""
         self._held += 1
         try:
             yield

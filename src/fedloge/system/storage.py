@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that say when they are damaged."""
+"""Files that are written completely or not at all, with checksums."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SAFETENSORS_NAMES = {
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, bring it to the disk, then rename it."""
+    """Write a text file under a temporary name, flush it to disk, then rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -45,12 +45,12 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, shapes: Shapes, tensors: Iterable[Tensor]) -> None:
-    """Write a safetensors file, one tensor after the other, so that they need never be in memory together.
+    """Write a safetensors file one tensor after another, so that they need not be in memory together.
 
     Args:
-        path: The file; it is on the disk when this returns.
+        path: Path of the file, which is on disk when this returns.
         shapes: Type and shape of every entry by name.
-        tensors: The entries in the same order.
+        tensors: Entries in the same order.
     """
     header, offset = {}, 0
     for name, (dtype, shape) in shapes.items():
@@ -68,7 +68,7 @@ def write_tensors(path: Path, shapes: Shapes, tensors: Iterable[Tensor]) -> None
 
 
 def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to the disk; what renamed a file is not durable before."""
+    """Flush the names in a folder to disk; before that, renaming a file is not durable."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -108,13 +108,13 @@ def map_floats(value: Any, change: Callable[[float], float | None]) -> Any:
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_sha256(content: Mapping[str, object]) -> str:
-    """Hash of a JSON object, whatever the order and layout of its file."""
+    """SHA-256 of a JSON object, independent of the order and layout of its file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,7 +123,7 @@ def clear_os_errors(what: str) -> Iterator[None]:
     """Turn an OSError (full disk, read-only folder) into one line.
 
     Raises:
-        RunError: Saying what could not be written, and why.
+        RunError: If the block raises an OSError; says what could not be written, and why.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether a training step can be captured in a CUDA graph, found out by watching one."""
+"""Test whether a training step can be captured in a CUDA graph, by watching one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ READS = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Looks on while a method does a step, for what a graph would freeze or cannot hold.
+    """Watches a step of a method for operations that a graph would freeze or cannot contain.
 
     A graph repeats the work on the device and nothing else. So a step must not read values back (a branch on a
     tensor, ``item``, a boolean mask), make tensors of Python values, draw from torch's global generators, read
-    ``self.client``, or leave anything behind in Python; :attr:`obstacle` says in words which of these it does.
+    ``self.client``, or change attributes in Python; :attr:`obstacle` names the first of these that it does.
 
     Args:
-        method: Whose step it is. The first step may fill caches: watch the second.
+        method: Method whose step is watched. The first step may fill caches: watch the second.
     """
 
     def __init__(self, method: Method) -> None:
@@ -46,7 +46,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.tell(f"changes {name}")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do what was asked for, and note what it is."""
+        """Run an operation, and note it if a graph cannot contain it."""
         if func is aten.lift_fresh.default:
             self.tell("makes a tensor of Python values")
         elif func is aten.index.Tensor:
@@ -60,12 +60,12 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def tell(self, obstacle: str) -> None:
-        """Note what stands against a capture; the first thing counts."""
+        """Note an obstacle to a capture; only the first is kept."""
         self.obstacle = self.obstacle or obstacle
 
 
 class _Watched:
-    """Stands in for the client: reading it is told."""
+    """Stands in for the client and reports when it is read."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -76,7 +76,7 @@ class _Watched:
 
 
 def _crosses(result: Tensor, argument: object) -> bool:
-    """Whether a tensor came from, or went to, another kind of device; a scalar too, which a graph holds as it was."""
+    """Whether a tensor crossed between kinds of devices; a scalar counts too, since a graph keeps its value."""
     return isinstance(argument, Tensor) and argument.device.type != result.device.type
 
 
@@ -86,7 +86,7 @@ def _random_state(device: torch.device) -> list[Tensor]:
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """The attributes and buffers of a module and all in it; a buffer put in another's place would be lost."""
+    """Attributes and buffers of a module and its submodules; a graph would not see that a buffer was replaced."""
     found = {}
     for prefix, part in module.named_modules():
         for name, value in {**vars(part), **part._buffers}.items():

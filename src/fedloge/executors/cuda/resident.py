@@ -1,4 +1,4 @@
-"""A training set on the device that trains."""
+"""A training set on the training device."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fedloge.data.loader import Batch, BatchLoader, SequentialLoader
 from fedloge.system.devices import upload
 
 PAGE_BYTES = 2**25
-"""Uint8 images that are augmented at once."""
+"""Bytes of uint8 images that are augmented at once."""
 
 
 class Resident:
-    """Images and labels on a device, served there.
+    """Images and labels on a device.
 
-    Images in memory are copied once, as uint8, unless they would take more than half of what the device has free;
-    those, and images in files, are gathered on the host page by page.
+    Images in memory are copied once, as uint8, unless they would take more than half of the free memory of the
+    device; such images, and images in files, are gathered on the host page by page.
 
     Args:
-        loader: Of any client: it says which images, and how they are served.
-        device: Where to.
+        loader: Loader of any client, for the images and how they are served.
+        device: Device for the images.
     """
 
     def __init__(self, loader: BatchLoader, device: torch.device) -> None:
@@ -40,10 +40,10 @@ class Resident:
         size = self.settings.batch_size
         batches = min(PAGE_BYTES // (size * first.numel()), -(-len(loader.images) // size))
         self.page_size = size * max(batches, 1)
-        """Images of a page, a multiple of the batch size."""
+        """Number of images in a page, a multiple of the batch size."""
 
     def pages(self, loader: BatchLoader) -> Iterator[Batch]:
-        """The loader's next epoch in pages of whole batches: uint8 images, augmented, and labels."""
+        """Next epoch of the loader in pages of whole batches: augmented uint8 images, and labels."""
         batches, draws = loader.next_epoch()
         step = self.page_size // self.settings.batch_size
         for start in range(0, len(batches), step):
@@ -60,10 +60,10 @@ class Resident:
         return SequentialLoader(self.images, self.labels, indices, replace(batches.settings, device=self.device))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """float32 of uint8 images."""
+        """Normalised float32 images from uint8 images."""
         return rescale(images, *self._scaling)
 
 
 def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the images take no more than half of the memory that is free on the device."""
+    """Whether the images take at most half of the free memory of the device."""
     return device.type != "cuda" or images.numel() <= torch.cuda.mem_get_info(device)[0] // 2
