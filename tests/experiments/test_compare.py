@@ -102,7 +102,7 @@ def test_other_options_are_not_mixed_into_a_study(study, capsys):
         ("--seeds=x", "seeds='x' must be a whole number or a list"),
         ("--jobs=0", "jobs=0 must be at least 1"),
         ("--trainr.rounds=2", "trainr={'rounds': 2} is not supported. Known keys are output_dir"),
-        ("rounds", "'rounds' is not understood"),
+        ("rounds", "'rounds' is not an option"),
         ("--trainer.rounds.x=2", "rounds is not a section"),
         ("--methods.FedAvg=3", "methods.FedAvg=3 must be a mapping"),
     ],
