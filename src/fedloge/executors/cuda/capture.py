@@ -40,26 +40,26 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._method.client = self._client
         if not all(map(torch.equal, self._random, _random_state(self._method.device))):
-            self.tell("draws random numbers")
+            self.note("draws random numbers")
         for name, value in _attributes(self._method).items():
             if self._attributes.get(name) is not value:
-                self.tell(f"changes {name}")
+                self.note(f"changes {name}")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and note it if a graph cannot contain it."""
         if func is aten.lift_fresh.default:
-            self.tell("makes a tensor of Python values")
+            self.note("makes a tensor of Python values")
         elif func is aten.index.Tensor:
             if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
-                self.tell("selects by a mask")
+                self.note("selects by a mask")
         elif any(tag in func.tags for tag in READS):
-            self.tell(f"reads values back ({func})")
+            self.note(f"reads values back ({func})")
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and any(_crosses(result, arg) for arg in args):
-            self.tell("copies between host and device")
+            self.note("copies between host and device")
         return result
 
-    def tell(self, obstacle: str) -> None:
+    def note(self, obstacle: str) -> None:
         """Note an obstacle to a capture; only the first is kept."""
         self.obstacle = self.obstacle or obstacle
 
@@ -71,7 +71,7 @@ class _Watched:
         self._watch = watch
 
     def __getattr__(self, name: str) -> Any:
-        self._watch.tell(f"reads self.client.{name}")
+        self._watch.note(f"reads self.client.{name}")
         return getattr(self._watch._client, name)
 
 
