@@ -36,11 +36,16 @@ MAX_NAMES = 30
 """Largest number of classes whose names are written beside a plot."""
 
 
-def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """An empty figure of ``width`` by ``height`` inches, and its axes in row order."""
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure of ``width`` by ``height`` inches without axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """An empty figure of ``width`` by ``height`` inches, and its axes in row order."""
+    figure = empty_figure(width, height)
     axes: Any = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)

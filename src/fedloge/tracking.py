@@ -17,6 +17,7 @@ from torch import Tensor
 from fedloge.callbacks import FederatedCallback
 from fedloge.errors import ConfigError, FedlogeError
 from fedloge.runs.folder import LOCK, RunFolder
+from fedloge.runs.measures import MODELS
 
 if TYPE_CHECKING:
     from fedloge.trainer import FederatedTrainer
@@ -174,7 +175,7 @@ def final_tables(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any
     classes, clients = (_rows(folder, name, last) for name in ("per_class.csv", "per_client.csv"))
     classes = [row | {"group": groups[int(row["class"])]} for row in classes]
     logged: dict[str, Any] = {"per_class": _table(classes), "per_client": _table(clients)}
-    for view, model in (("global", "generic model"), ("personal", "personal models")):
+    for view, model in MODELS.items():
         own = [row for row in classes if row["view"] == view]
         if own:
             logged[f"per_class_accuracy/{view}"] = wandb.plot.bar(

@@ -8,14 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.evaluation.shots import SHOTS
 from fedloge.methods.base import View
-from fedloge.plotting import MUTED, RUN_COLORS, SHOT_COLORS, png, thin
+from fedloge.plotting import MUTED, RUN_COLORS, SHOT_COLORS, empty_figure, png, thin
 from fedloge.report import headline
 from fedloge.report.figures.curves import run_color, stage_values
 from fedloge.report.figures.heads import head_stages, symbol
@@ -33,7 +32,7 @@ def picture(runs: Sequence[RunData]) -> bytes:
     """The main figures of one run, or of several runs in columns, as PNG."""
     panels = (_class_panel("global"), _class_panel("personal"), _client_panel, _confusion_panel)
     columns = max(len(runs), 2)
-    figure = Figure(figsize=(6.2 * columns, 4 + 3.1 * (len(panels) if len(runs) > 1 else 3)), layout="constrained")
+    figure = empty_figure(6.2 * columns, 4 + 3.1 * (len(panels) if len(runs) > 1 else 3))
     figure.suptitle(_title(runs), fontsize=13)
     heights = [1, len(panels) if len(runs) > 1 else 3]
     top, rest = figure.subfigures(2, 1, height_ratios=heights, squeeze=False).flat
@@ -55,7 +54,7 @@ def partition_picture(partition: Partition, class_names: Sequence[str]) -> bytes
     """Client × class heat map of the training images, most frequent class first, as PNG."""
     clients, classes = partition.train_counts.shape
     size = (min(16.0, 3 + 0.45 * classes), min(16.0, 2 + 0.3 * clients))
-    figure = Figure(figsize=(max(size[0], 6.5), max(size[1], 4.0)), layout="constrained")
+    figure = empty_figure(max(size[0], 6.5), max(size[1], 4.0))
     axes = figure.subplots()
     order = np.argsort(-partition.train_counts.sum(0), kind="stable")
     _partition_map(axes, partition.train_counts[:, order], [class_names[c] for c in order])
