@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
+from fedloge.evaluation.metrics import per_class_accuracy
 from fedloge.methods.base import View
 
 Row = dict[str, Any]
@@ -66,11 +66,10 @@ def class_rows(
     """
     rows: list[Row] = []
     for model, matrix in evaluation.confusions().items():
-        tested, correct = matrix.sum(1).tolist(), matrix.diagonal().tolist()
-        for c, (name, train) in enumerate(zip(names, n_train, strict=True)):
+        columns = zip(names, n_train, matrix.sum(1).tolist(), per_class_accuracy(matrix).tolist(), strict=True)
+        for c, (name, train, tested, accuracy) in enumerate(columns):
             row = {"round": round, "view": ModelView(model, before).name, "class": c, "name": name}
-            accuracy = correct[c] / tested[c] if tested[c] else math.nan
-            rows.append(row | {"n_train": int(train), "n_test": tested[c], "accuracy": accuracy})
+            rows.append(row | {"n_train": int(train), "n_test": tested, "accuracy": accuracy})
     return rows
 
 
