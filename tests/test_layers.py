@@ -8,7 +8,7 @@ LAYERS = [
     ("errors",),
     ("checks", "options", "plotting", "tables"),
     ("system", "federation.sampling", "federation.seeding", "federation.state", "federation.aggregation"),
-    ("etf", "losses", "realign", "aggregation", "models"),
+    ("etf", "losses", "realign", "models"),
     ("methods",),
     ("data",),
     ("federation", "evaluation", "callbacks"),
