@@ -43,7 +43,7 @@ def test_auto_takes_serial_where_no_worker_can_start(data, monkeypatch, disk):
         assert isinstance(make_executor("auto", 1e12, build(Locked), CPU, data), Serial)
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules["__main__"], "__spec__", None)
-        patch.setattr(sys.modules["__main__"], "__file__", "<stdin>")
+        patch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
         with pytest.warns(UserWarning, match="one at a time: .*<stdin>"):
             assert isinstance(make_executor("auto", 1e12, build(FedAvg), CPU, data), Serial)
     disk(2**20)

@@ -23,7 +23,7 @@ from fedloge.config import build
 from fedloge.data import Digits, ImageFolder, Source
 from fedloge.executors import Cohort, Executor, Processes
 from fedloge.models import Backbone, SmallCNN
-from fedloge.runs import run_config
+from fedloge.runs.locate import run_config
 
 HERE = Path(__file__).parent
 RUNS = HERE / "old_runs"
