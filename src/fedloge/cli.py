@@ -166,7 +166,7 @@ def study(args: Sequence[str]) -> int:
 
     from fedloge.experiments.live import CellProgress
     from fedloge.experiments.study import load_study
-    from fedloge.experiments.study_report import banner, check_measures, study_results, study_table, write_study
+    from fedloge.experiments.study_report import banner, check_measures, study_rows, study_table, write_study
 
     console, code = Console(), 0
     plans = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
@@ -175,9 +175,9 @@ def study(args: Sequence[str]) -> int:
     for plan in plans:
         with CellProgress(console, rows="run") as progress:
             plan.run(progress.update)
-        results = study_results(plan)
-        write_study(plan, results)
-        console.print(banner(plan).replace("**", ""), study_table(plan, results), sep="\n\n")
+        rows = study_rows(plan)
+        write_study(plan, rows)
+        console.print(banner(plan).replace("**", ""), study_table(plan, rows), sep="\n\n")
         code |= _finish(plan)
     return code
 
@@ -212,9 +212,9 @@ def sweep(args: Sequence[str]) -> int:
     plan = load_sweep(file, overrides, **settings)
     with CellProgress(rows="setting") as progress:
         plan.run(progress.update)
-    results = write_sweep(plan)
-    Console().print(sweep_table(results))
-    print(best_note(plan, results))
+    rows = write_sweep(plan)
+    Console().print(sweep_table(rows))
+    print(best_note(plan, rows))
     return _finish(plan)
 
 

@@ -24,20 +24,12 @@ EXECUTION = (
 """Options of where and how a run is executed; the result does not depend on them."""
 
 
-def flatten(options: Options, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names."""
+def flatten(options: Options, hidden: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Nested options by their dotted names, in which the keys ``hidden`` are left out."""
     flat: dict[str, Any] = {}
     for key, value in options.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
-def flatten_objects(options: Options, prefix: str = "") -> dict[str, Any]:
-    """Nested options by their dotted names without ``init_args``; an object's own name stands for its class."""
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        inner = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}" if prefix else str(key)
-        flat.update(flatten_objects(value, inner) if isinstance(value, Mapping) else {inner: value})
+        name = prefix if key in hidden else f"{prefix}.{key}" if prefix else str(key)
+        flat.update(flatten(value, hidden, name) if isinstance(value, Mapping) else {name: value})
     return flat
 
 

@@ -8,9 +8,10 @@ import yaml
 
 from fedloge.cli import main
 from fedloge.errors import FedlogeError
-from fedloge.experiments.compare import comparison_markdown, comparison_results, load_comparison
-from fedloge.experiments.plan import Plan, Row
+from fedloge.experiments.compare import comparison_markdown, comparison_rows, load_comparison
+from fedloge.experiments.plan import Plan
 from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import Row
 from fedloge.options import override_value
 
 ROOT = Path(__file__).parents[2]
@@ -153,9 +154,9 @@ def test_a_null_option_replaces_the_common_one():
 
 def test_nothing_done_yet_is_a_table_too(tmp_path):
     plan = Plan(rows=[Row("FedAvg", [Cell("FedAvg", 0, {}, tmp_path)])], output_dir=tmp_path)
-    results = comparison_results(plan)
-    assert results[0].row.done == []
-    assert "no run is done" in comparison_markdown(plan, results)
+    rows = comparison_rows(plan)
+    assert rows[0].done == []
+    assert "no run is done" in comparison_markdown(plan, rows)
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from fedloge.errors import ConfigError
-from fedloge.experiments.plan import Plan, Row, named, read_seeds, slug, typed
+from fedloge.experiments.plan import Plan, named, read_seeds, slug, typed
 from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import Row
 
 
 def test_a_name_becomes_a_folder():

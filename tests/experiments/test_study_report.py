@@ -10,7 +10,7 @@ import pytest
 from fedloge.cli import main
 from fedloge.experiments.runner import run_cells
 from fedloge.experiments.study import load_study
-from fedloge.experiments.study_report import study_results, write_study
+from fedloge.experiments.study_report import study_rows, write_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_a_run_that_cannot_be_analysed_is_named_and_the_others_continue(done, wr
     folder, _ = done
     changes = {"measures": ["ρ(m, v)"], "rows": {"FedPer": {"method": "FedPer"}, "FedLoGe": {}}}
     study = load_study(written(folder, **changes), output_dir=folder / "out")
-    text = write_study(study, study_results(study)).read_text()
+    text = write_study(study, study_rows(study)).read_text()
     assert "| FedPer | failed |" in text
     assert re.search(r"\| FedLoGe \| -?0\.\d{3} ± ", text)
     assert "FedPer has no generic model" in text
@@ -127,10 +127,10 @@ def test_bad_measures_are_refused_before_anything_is_run(tmp_path, capsys, chang
 
 def test_frames_need_no_training(tmp_path):
     study = load_study(ROOT / "configs/studies/table6.yaml", output_dir=tmp_path)
-    text = write_study(study, study_results(study)).read_text()
+    text = write_study(study, study_rows(study)).read_text()
     assert study.cells() == []
     assert "C = 10, d = 64; nothing is trained" in text
-    angles = [result.values["angle"][0] for result in study_results(study)]
+    angles = [row.values["angle"][0] for row in study_rows(study)]
     assert angles == pytest.approx([96.379] * 6, abs=1e-3)
 
 
@@ -139,7 +139,7 @@ def test_a_curve_is_drawn(tmp_path, written):
     path = written(tmp_path, kind="curve", x="β", settings={"": {}}, measures=["GM"], rows=rows)
     study = load_study(path, output_dir=tmp_path / "out", overrides=["--seeds=[0]"])
     study.run()
-    assert write_study(study, study_results(study)).with_name("study.png").read_bytes().startswith(b"\x89PNG")
+    assert write_study(study, study_rows(study)).with_name("study.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from PIL import Image
 from fedloge.cli import main
 from fedloge.experiments.figures import sweep_figure
 from fedloge.experiments.sweep import load_sweep
-from fedloge.experiments.sweep_report import sweep_results
+from fedloge.experiments.sweep_report import sweep_rows
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "configs" / "sweeps" / "gamma_beta.yaml"
@@ -98,11 +98,11 @@ def test_done_runs_are_skipped_and_others_not_mixed_in(swept, capsys):
 def test_one_parameter_is_a_curve_and_none_no_picture(swept, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     plan = load_sweep(swept, output_dir=swept.parent / "out")
-    results = [result for result in sweep_results(plan) if result.values["GM"]]
-    figure = sweep_figure(plan, results)
+    rows = [row for row in sweep_rows(plan) if row.values["GM"]]
+    figure = sweep_figure(plan, rows)
     assert [ax.get_xlabel() for ax in figure.axes] == ["γ", "γ"]
     assert all(len(ax.lines[0].get_xdata()) == 2 for ax in figure.axes)
-    assert sweep_figure(plan, results[:1]) is None
+    assert sweep_figure(plan, rows[:1]) is None
 
 
 def test_the_metric_is_one_that_runs_have(swept):

@@ -1,9 +1,8 @@
 import pytest
 
-from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study_report import KNOWN
-from fedloge.experiments.tables import Result, csv_values, failures, table
+from fedloge.experiments.tables import Row, csv_values, failures, table
 from fedloge.runs.measures import GM, MEGABYTES, PM
 
 
@@ -17,34 +16,34 @@ def row(tmp_path, done=(0, 1), **fields):
 
 
 def test_a_text_has_our_value_and_the_papers(tmp_path):
-    both = row(tmp_path, printed={"GM": 0.435, "first round": 83})
-    result = Result(both, {"GM": [0.4, 0.5], "first round": [2.0], "PM": []})
-    assert result.text(GM) == "45.0 ± 7.1 (43.50)"
-    assert result.text(KNOWN["first round"]) == "2.0, 1 of 2 seeds (83)"
-    assert result.text(PM) == "none"
-    assert result.text(MEGABYTES) == ""  # not a column of this row
+    values = {"GM": [0.4, 0.5], "first round": [2.0], "PM": []}
+    both = row(tmp_path, printed={"GM": 0.435, "first round": 83}, values=values)
+    assert both.text(GM) == "45.0 ± 7.1 (43.50)"
+    assert both.text(KNOWN["first round"]) == "2.0, 1 of 2 seeds (83)"
+    assert both.text(PM) == "none"
+    assert both.text(MEGABYTES) == ""  # not a column of this row
 
 
 def test_why_there_is_no_value(tmp_path):
-    waiting = row(tmp_path, done=())
-    assert Result(waiting, {"GM": []}).text(GM) == ""
+    waiting = row(tmp_path, done=(), values={"GM": []})
+    assert waiting.text(GM) == ""
     waiting.cells[0].error = "broken"
-    assert Result(waiting, {"GM": []}).text(GM) == "failed"
+    assert waiting.text(GM) == "failed"
     assert waiting.failed == "seed 0: broken"
     assert failures(waiting.cells) == [f"a, seed 0, failed: broken (see {waiting.cells[0].log})"]
 
 
 def test_costs_are_means_and_csv_has_megabytes(tmp_path):
-    result = Result(row(tmp_path), {"MB/round": [1e6, 2e6], "GM": [0.25]})
-    assert result.text(MEGABYTES) == "1.50"
-    assert csv_values(result, [MEGABYTES, GM]) == ["1.500000", "0.707107", "0.250000", ""]
+    both = row(tmp_path, values={"MB/round": [1e6, 2e6], "GM": [0.25]})
+    assert both.text(MEGABYTES) == "1.50"
+    assert csv_values(both, [MEGABYTES, GM]) == ["1.500000", "0.707107", "0.250000", ""]
 
 
 @pytest.mark.parametrize(
     ("settings", "head"), [(("",), "| x | GM |"), (("mild", "hard"), "| x | mild: GM | hard: GM |")]
 )
 def test_settings_stand_side_by_side(settings, head):
-    rows = [Row(name, setting=setting) for name in ("a", "b") for setting in settings]
-    text = table([Result(each, {"GM": [0.5]}) for each in rows], [GM], ["x"], lambda row: [row.name]).markdown()
+    rows = [Row(name, setting=setting, values={"GM": [0.5]}) for name in ("a", "b") for setting in settings]
+    text = table(rows, [GM], ["x"], lambda row: [row.name]).markdown()
     assert text.splitlines()[0] == head
     assert text.splitlines()[3] == "| b |" + " 50.0 |" * len(settings)

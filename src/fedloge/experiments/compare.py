@@ -10,11 +10,10 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 
-from fedloge.checks import check_least
 from fedloge.experiments import tables
-from fedloge.experiments.plan import SECTIONS, Plan, Row, named, read_seeds, seeded, slug, typed
+from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, slug, typed
 from fedloge.experiments.runner import Cell
-from fedloge.experiments.tables import Result
+from fedloge.experiments.tables import Row
 from fedloge.options import override_value, read_mapping
 from fedloge.runs.measures import BEST, COSTS, GENERIC, LAST10, MASKED, PM, WORST_TENTH, Measure
 from fedloge.tables import Table
@@ -40,7 +39,6 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     for override in overrides:
         override_value(content, override)
     content = typed(content, KEYS, str(path))
-    check_least("jobs", content.get("jobs"), 1)
     seeds = read_seeds(content.get("seeds", 0))
     base = {key: content[key] for key in SECTIONS if key in content}
     output_dir = Path(content.get("output_dir", f"runs/{Path(path).stem}"))
@@ -60,42 +58,38 @@ def with_method(base: Mapping[str, Any], name: str, arguments: Mapping[str, Any]
     return {**base, "model": {**model, "class_path": class_path, "init_args": {**model.get("init_args", {}), **own}}}
 
 
-def comparison_results(plan: Plan) -> list[Result]:
-    """Results of each method, followed by those before its realignment or fine-tuning if it has one."""
-    results = []
+def comparison_rows(plan: Plan) -> list[Row]:
+    """Rows with the values of each method, followed by those before its realignment or fine-tuning if it has one."""
+    rows = []
     for row in plan.rows:
         summaries = row.summaries
-        results.append(Result.read(row, summaries, COLUMNS))
+        rows.append(row.measured(summaries, COLUMNS))
         before = [summary["before_realignment"] for summary in summaries if summary["before_realignment"]]
         if before:
             trained = replace(row, name=f"{row.name}, not {summaries[0]['finalized']}", cells=row.done)
-            results.append(Result.read(trained, before, (*GENERIC, PM, WORST_TENTH)))
-    return results
+            rows.append(trained.measured(before, (*GENERIC, PM, WORST_TENTH)))
+    return rows
 
 
 def write_comparison(plan: Plan) -> None:
     """Write ``comparison.csv`` and ``comparison.md``."""
-    results = comparison_results(plan)
-    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    rows = comparison_rows(plan)
     head = ["method", "seeds", "failed", "privileged", *tables.csv_head(COLUMNS)]
     lines = [
-        [row.name, len(row.done), row.failed, " ".join(_privileged(row)), *tables.csv_values(result, COLUMNS)]
-        for result in results
-        for row in [result.row]
+        [row.name, len(row.done), row.failed, " ".join(_privileged(row)), *tables.csv_values(row, COLUMNS)]
+        for row in rows
     ]
-    text = Table("", head, lines).csv()
-    (plan.output_dir / "comparison.csv").write_text(text, encoding="utf-8", newline="")
-    (plan.output_dir / "comparison.md").write_text(comparison_markdown(plan, results), encoding="utf-8")
+    tables.write(plan.output_dir, "comparison", Table("", head, lines), comparison_markdown(plan, rows))
 
 
-def comparison_markdown(plan: Plan, results: Sequence[Result]) -> str:
+def comparison_markdown(plan: Plan, rows: Sequence[Row]) -> str:
     """The main table, the same with masked classes, the best rounds, and the conditions of the runs."""
-    masked = [[result.row.name, result.text(MASKED)] for result in results if result.values.get(MASKED.key)]
-    best = [result for result in results if any(result.values.get(measure.key) for measure in BEST)]
+    masked = [[row.name, row.text(MASKED)] for row in rows if row.values.get(MASKED.key)]
+    best = [row for row in rows if any(row.values.get(measure.key) for measure in BEST)]
     parts = [
         f"# {_title(plan)}\n",
         "Accuracy in percent, mean ± standard deviation over seeds. Headline: last round, no class masked.\n",
-        _table(results, MAIN).markdown() + "\n",
+        _table(rows, MAIN).markdown() + "\n",
         *(f"- {note}" for note in comparison_notes(plan)),
         "\n## With absent classes masked\n",
         "Personal models without the classes that a client has no training image of, for all methods: privileged "
@@ -142,13 +136,13 @@ def _initial(cells: Sequence[Cell]) -> str:
 def comparison_table(plan: Plan, width: int = 120) -> RichTable:
     """The main table for a terminal of that many columns."""
     narrow = (GENERIC[0], PM, WORST_TENTH, COSTS[0])
-    shown = _table(comparison_results(plan), (*GENERIC, PM, WORST_TENTH, *COSTS) if width >= 120 else narrow)
+    shown = _table(comparison_rows(plan), (*GENERIC, PM, WORST_TENTH, *COSTS) if width >= 120 else narrow)
     caption = "last round, mean ± standard deviation over seeds (%)"
     return replace(shown, title=_title(plan)).rich(caption, box=box.SIMPLE_HEAD)
 
 
-def _table(results: Sequence[Result], measures: Sequence[Measure]) -> Table:
-    return tables.table(results, measures, ["method"], lambda row: [row.name + (" ◆" if _privileged(row) else "")])
+def _table(rows: Sequence[Row], measures: Sequence[Measure]) -> Table:
+    return tables.table(rows, measures, ["method"], lambda row: [row.name + (" ◆" if _privileged(row) else "")])
 
 
 def _title(plan: Plan) -> str:

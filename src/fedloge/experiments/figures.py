@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedloge.experiments.study import Study
 from fedloge.experiments.sweep import Sweep
-from fedloge.experiments.tables import Result
+from fedloge.experiments.tables import Row
 from fedloge.plotting import heat_map, new_figure
 from fedloge.runs.measures import HEADLINES, mean_std
 
@@ -29,23 +29,23 @@ def symbol(option: str) -> str:
     return SYMBOLS.get(short, short)
 
 
-def sweep_figure(sweep: Sweep, results: Sequence[Result]) -> Figure | None:
+def sweep_figure(sweep: Sweep, rows: Sequence[Row]) -> Figure | None:
     """GM and PM over the first two parameters that vary, averaged over all others; None if nothing varies.
 
     A single parameter gives curves, parameters with lists of values a heat map, ranges a dot per setting.
     """
-    varied = [name for name in (results[0].row.options if results else ()) if len(_values(results, name)) > 1][:2]
-    panels = [measure for measure in HEADLINES if any(result.values[measure.key] for result in results)]
+    varied = [name for name in (rows[0].options if rows else ()) if len(_values(rows, name)) > 1][:2]
+    panels = [measure for measure in HEADLINES if any(row.values[measure.key] for row in rows)]
     if not varied or not panels:
         return None
     figure, axes = new_figure(1, len(panels), 4.6 * len(panels), 3.8)
     for ax, measure in zip(axes, panels, strict=True):
-        known = [result for result in results if result.values[measure.key]]
+        known = [row for row in rows if row.values[measure.key]]
         points = [(tuple(_place(r, name) for name in varied), 100 * r.mean(measure.key)) for r in known]
         if len(varied) == 1:
             _draw_curve(ax, points)
         elif all(parameter.values for parameter in sweep.parameters if parameter.name in varied):
-            _draw_heat_map(ax, points, *(_values(results, name) for name in varied))
+            _draw_heat_map(ax, points, *(_values(rows, name) for name in varied))
         else:
             _draw_dots(ax, points)
         ax.set_xlabel(symbol(varied[-1]))
@@ -83,16 +83,16 @@ def _draw_dots(ax: Axes, points: Sequence[tuple[Place, float]]) -> None:
     _scale(ax, "y", ys)
 
 
-def curve_figure(study: Study, results: Sequence[Result]) -> Figure:
+def curve_figure(study: Study, rows: Sequence[Row]) -> Figure:
     """A panel per measure over the number that a row stands for; crosses are the paper's values."""
     figure, axes = new_figure(1, len(study.measures), 4.6 * len(study.measures), 3.6)
     for ax, measure in zip(axes, study.measures, strict=True):
-        known = [result for result in results if result.values[measure]]
-        places = [float(result.row.name) for result in known]
-        means = [100 * result.mean(measure) for result in known]
-        deviations = [100 * mean_std(result.values[measure])[1] for result in known]
+        known = [row for row in rows if row.values[measure]]
+        places = [float(row.name) for row in known]
+        means = [100 * row.mean(measure) for row in known]
+        deviations = [100 * mean_std(row.values[measure])[1] for row in known]
         ax.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=f"ours, {study.scale}")
-        printed = [(float(r.row.name), 100 * r.row.printed[measure]) for r in results if measure in r.row.printed]
+        printed = [(float(row.name), 100 * row.printed[measure]) for row in rows if measure in row.printed]
         if printed:
             ax.plot(*zip(*printed, strict=True), "x", color="grey", label="paper")
         _scale(ax, "x", places)
@@ -112,14 +112,14 @@ def cosine_figure(matrices: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
-def _place(result: Result, name: str) -> Any:
+def _place(row: Row, name: str) -> Any:
     """A parameter's value, as text unless it is a number."""
-    value = result.row.options[name]
+    value = row.options[name]
     return value if isinstance(value, int | float) else str(value)
 
 
-def _values(results: Iterable[Result], name: str) -> list[Any]:
-    return _ordered(_place(result, name) for result in results)
+def _values(rows: Iterable[Row], name: str) -> list[Any]:
+    return _ordered(_place(row, name) for row in rows)
 
 
 def _ordered(values: Iterable[Any]) -> list[Any]:

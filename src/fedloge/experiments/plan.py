@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedloge.errors import ConfigError
 from fedloge.experiments.runner import Cell, run_cells
+from fedloge.experiments.tables import Row
 from fedloge.options import Options, merged
 
 SECTIONS: Mapping[str, type] = {"trainer": dict, "model": dict, "data": dict}
 """Sections of a run's options."""
 
 WORDS = {str: "a string", list: "a list", dict: "a mapping", int: "a whole number"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a plan's table, in one setting.
-
-    Args:
-        name: Name in the table.
-        cells: Runs, one per seed; none where nothing is trained.
-        setting: Name of the setting; empty if the plan has only one.
-        options: What distinguishes the row: arguments of its method, or values of a sweep's parameters.
-        printed: Values that the paper prints, by measure.
-    """
-
-    name: str
-    cells: Sequence[Cell] = ()
-    setting: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    printed: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def done(self) -> list[Cell]:
-        """The finished runs."""
-        return [cell for cell in self.cells if cell.done]
-
-    @property
-    def summaries(self) -> list[dict[str, Any]]:
-        """``summary.json`` of the finished runs."""
-        return [cell.read("summary.json") for cell in self.done]
-
-    @property
-    def failed(self) -> str:
-        """Errors of the runs by seed, empty if none failed."""
-        return "; ".join(f"seed {cell.seed}: {cell.error}" for cell in self.cells if cell.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +83,10 @@ def typed(content: Any, keys: Mapping[str, type], where: str) -> dict[str, Any]:
     """
     if not isinstance(content, dict):
         raise ConfigError(where, content, "must be a mapping", f"Its keys are {', '.join(keys) or 'options'}.")
-    given = {key: value for key, value in content.items() if value is not None or not keys}
-    for key, value in given.items() if keys else ():
+    if not keys:
+        return content
+    given = {key: value for key, value in content.items() if value is not None}
+    for key, value in given.items():
         if key not in keys:
             raise ConfigError(f"{where}: {key}", value, "is not supported", f"Known keys are {', '.join(keys)}.")
         if not isinstance(value, keys[key]):

@@ -12,8 +12,9 @@ from typing import Any
 
 from fedloge.checks import check_choice
 from fedloge.errors import ConfigError, FedlogeError
-from fedloge.experiments.plan import SECTIONS, Plan, Row, named, read_seeds, seeded, slug, typed
+from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, slug, typed
 from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import Row
 from fedloge.options import EXECUTION, flatten, meaning, merged, override_value, read_mapping, set_option
 
 SCALES = ("tiny", "small", "full")
@@ -25,10 +26,7 @@ STUDY_KEYS: Mapping[str, type] = {
     **{"title": str, "kind": str, "paper": str, "notes": list, "scales": dict, "at": dict, "measures": list, "x": str},
     **{"reach": dict, "settings": dict, "rows": dict},
 }
-SCALE_KEYS: Mapping[str, type] = {
-    **{"about": str, "seeds": object, "methods": dict},
-    **SECTIONS,
-}
+SCALE_KEYS: Mapping[str, type] = {"about": str, "seeds": object, "methods": dict, **SECTIONS}
 ROW_KEYS: Mapping[str, type] = {"method": str, "options": dict, "realign": dict, "printed": dict}
 SETTING_KEYS: Mapping[str, type] = {"options": dict, "scales": dict}
 FRAME_KEYS: Mapping[str, type] = {"num_classes": int, "dim": int}
@@ -52,7 +50,7 @@ class Study(Plan):
         about: The scale's setting, in words.
         paper: The paper's setting, in words.
         notes: Remarks on the paper's numbers.
-        measures: Columns, keys of ``fedloge.experiments.study_report.MEASURES``.
+        measures: Columns, keys of ``fedloge.experiments.study_report.KNOWN``.
         x: Quantity that the names of a curve's rows are values of.
         reach: Accuracy that defines the measure ``first round``.
         left_out: Settings that this scale does not have.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -24,14 +23,13 @@ from fedloge.errors import ConfigError, FedlogeError
 from fedloge.etf import SSEC, sse_c
 from fedloge.experiments import tables
 from fedloge.experiments.figures import cosine_figure, curve_figure
-from fedloge.experiments.plan import Row
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study import Study
-from fedloge.experiments.tables import Result
+from fedloge.experiments.tables import Row
+from fedloge.plotting import png
 from fedloge.report.tables import MASKED
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.measures import HEADLINES, MEASURES, Measure, mean_std, read_all
-from fedloge.system.storage import clear_os_errors
 from fedloge.tables import Table
 
 
@@ -86,9 +84,9 @@ def check_measures(study: Study) -> None:
         raise ConfigError("reach", None, "is missing for the measure 'first round'", remedy)
 
 
-def study_results(study: Study) -> list[Result]:
-    """Results of each row in each setting."""
-    return [Result(row, {measure: _ours(study, row, measure) for measure in study.measures}) for row in study.rows]
+def study_rows(study: Study) -> list[Row]:
+    """Rows with the values of the study's measures."""
+    return [replace(row, values={key: _ours(study, row, key) for key in study.measures}) for row in study.rows]
 
 
 def _ours(study: Study, row: Row, measure: str) -> list[float]:
@@ -131,32 +129,25 @@ def _first_round(cell: Cell, reach: float) -> int | None:
     return None
 
 
-def write_study(study: Study, results: Sequence[Result]) -> Path:
+def write_study(study: Study, rows: Sequence[Row]) -> Path:
     """Write ``study.csv``, ``study.md`` and, for a figure, ``study.png``; returns ``study.md``."""
-    picture, text = _picture(study, results), study_markdown(study, results)
-    with clear_os_errors(str(study.output_dir)):
-        study.output_dir.mkdir(parents=True, exist_ok=True)
-        head = ["row", "setting", "measure", "seeds", "mean", "std", "paper", "failed", "runs"]
-        lines = [_csv_line(result, measure) for result in results for measure in study.measures]
-        (study.output_dir / "study.csv").write_text(Table("", head, lines).csv(), encoding="utf-8", newline="")
-        if picture is not None:
-            (study.output_dir / "study.png").write_bytes(picture)
-        path = study.output_dir / "study.md"
-        path.write_text(text, encoding="utf-8")
-    return path
+    head = ["row", "setting", "measure", "seeds", "mean", "std", "paper", "failed", "runs"]
+    picture, text = _picture(study, rows), study_markdown(study, rows)
+    values = Table("", head, [_csv_line(row, measure) for row in rows for measure in study.measures])
+    return tables.write(study.output_dir, "study", values, text, picture)
 
 
-def _csv_line(result: Result, measure: str) -> list[Any]:
-    row, ours = result.row, result.values[measure]
+def _csv_line(row: Row, measure: str) -> list[Any]:
+    ours = row.values[measure]
     numbers = ["" if math.isnan(number) else f"{number:.6g}" for number in mean_std(ours)]
     runs = " ".join(str(cell.run) for cell in row.cells)
     return [row.name, row.setting, measure, len(ours), *numbers, row.printed.get(measure, ""), row.failed, runs]
 
 
-def study_markdown(study: Study, results: Sequence[Result]) -> str:
+def study_markdown(study: Study, rows: Sequence[Row]) -> str:
     """Title, what was run, the tables, and notes."""
-    notes = [f"- {note}" for note in study_notes(study, results)]
-    head = [f"# {study.title}\n", f"{banner(study)}\n", _table(study, results).markdown() + "\n"]
+    notes = [f"- {note}" for note in study_notes(study, rows)]
+    head = [f"# {study.title}\n", f"{banner(study)}\n", _table(study, rows).markdown() + "\n"]
     return "\n".join([*head, *last10_markdown(study), *notes]) + "\n"
 
 
@@ -165,11 +156,11 @@ def last10_markdown(study: Study) -> list[str]:
     measures = [f"{measure} last 10" for measure in ("GM", "PM") if measure in study.measures]
     trained = [replace(row, printed={}) for row in study.rows if row.cells and not row.cells[0].source]
     steady = replace(study, measures=measures, rows=trained)
-    results = study_results(steady)
-    if not any(result.values[measure] for result in results for measure in measures):
+    rows = study_rows(steady)
+    if not any(row.values[measure] for row in rows for measure in measures):
         return []
     title = "Mean over the evaluations of the last 10 rounds, before any realignment or fine-tuning:\n"
-    return [title, _table(steady, results).markdown() + "\n"]
+    return [title, _table(steady, rows).markdown() + "\n"]
 
 
 def banner(study: Study) -> str:
@@ -181,23 +172,23 @@ def banner(study: Study) -> str:
     return f"{text} In parentheses: what the paper prints." if printed else text
 
 
-def study_table(study: Study, results: Sequence[Result]) -> RichTable:
+def study_table(study: Study, rows: Sequence[Row]) -> RichTable:
     """The table for a terminal."""
-    shown = replace(_table(study, results), title=study.title)
+    shown = replace(_table(study, rows), title=study.title)
     return shown.rich(wrap=True, box=box.SIMPLE_HEAD, title_justify="left")
 
 
-def _table(study: Study, results: Sequence[Result]) -> Table:
-    return tables.table(results, [KNOWN[key] for key in study.measures], [study.x], lambda row: [row.name])
+def _table(study: Study, rows: Sequence[Row]) -> Table:
+    return tables.table(rows, [KNOWN[key] for key in study.measures], [study.x], lambda row: [row.name])
 
 
-def study_notes(study: Study, results: Sequence[Result]) -> list[str]:
+def study_notes(study: Study, rows: Sequence[Row]) -> list[str]:
     """Conditions of the runs and remarks on the values."""
     notes = _conditions(study, study.done()) if study.done() else []
     if study.reach is not None:
         notes.append(f"First round: the first evaluated one with a GM of at least {100 * study.reach:g} %.")
     notes += [f"Not at this scale: {', '.join(study.left_out)}."] if study.left_out else []
-    notes += _agreement(study, results)
+    notes += _agreement(study, rows)
     return [*notes, *study.notes, *tables.failures(study.cells())]
 
 
@@ -223,13 +214,13 @@ def _conditions(study: Study, done: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _agreement(study: Study, results: Sequence[Result]) -> list[str]:
+def _agreement(study: Study, rows: Sequence[Row]) -> list[str]:
     """Rank correlation of our values and the paper's over the rows, by column."""
     parts = []
-    for setting in dict.fromkeys(result.row.setting for result in results):
-        own = [result for result in results if result.row.setting == setting]
+    for setting in dict.fromkeys(row.setting for row in rows):
+        own = [row for row in rows if row.setting == setting]
         for measure in study.measures:
-            both = [(r.mean(measure), r.row.printed[measure]) for r in own if _comparable(r, measure)]
+            both = [(r.mean(measure), r.printed[measure]) for r in own if _comparable(r, measure)]
             if len(both) > 3 and all(len(set(side)) > 1 for side in zip(*both, strict=True)):
                 ours, printed = (torch.tensor(side, dtype=torch.float64) for side in zip(*both, strict=True))
                 correlation = float(spearman_corrcoef(ours, printed))
@@ -237,25 +228,21 @@ def _agreement(study: Study, results: Sequence[Result]) -> list[str]:
     return [f"Order of the rows, ours against the paper's (Spearman): {'; '.join(parts)}."] if parts else []
 
 
-def _comparable(result: Result, measure: str) -> bool:
+def _comparable(row: Row, measure: str) -> bool:
     """Whether the paper prints a value and every seed has one; frames differ only by rounding."""
-    complete = len(result.values[measure]) == len(result.row.cells)
-    return complete and measure in result.row.printed and measure not in GEOMETRY
+    complete = len(row.values[measure]) == len(row.cells)
+    return complete and measure in row.printed and measure not in GEOMETRY
 
 
-def _picture(study: Study, results: Sequence[Result]) -> bytes | None:
+def _picture(study: Study, rows: Sequence[Row]) -> bytes | None:
     """The figure of a study as PNG; None for a table."""
     figure: Any
     if study.kind == "curve":
-        figure = curve_figure(study, results)
+        figure = curve_figure(study, rows)
     elif study.kind == "cosines":
         weights = {row.name: solved(**study.shape, **row.options).weight for row in study.rows}
         figure = cosine_figure({name: cosines(weight) for name, weight in weights.items()})
     else:
         shown = {row.name: found[0] for row in study.rows if study.kind in FIGURES and (found := analyses(row))}
         figure = FIGURES[study.kind](shown) if shown else None
-    if figure is None:
-        return None
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure) if figure is not None else None

@@ -12,8 +12,9 @@ from typing import Any
 
 from fedloge.checks import check_least
 from fedloge.errors import ConfigError
-from fedloge.experiments.plan import Plan, Row, read_seeds, slug, typed
+from fedloge.experiments.plan import Plan, read_seeds, slug, typed
 from fedloge.experiments.runner import Cell
+from fedloge.experiments.tables import Row
 from fedloge.options import Options, merged, override_value, read_mapping, set_option
 
 METHODS = ("grid", "random")
@@ -97,7 +98,6 @@ def load_sweep(
     if method == "random" and run_cap is None:
         raise ConfigError("run_cap", None, "is missing: random search has no end", "Pass --runs=20.")
     check_least("runs", run_cap, 1)
-    check_least("jobs", jobs, 1)
     base = command_options(content.get("command"))
     for override in overrides:
         override_value(base, override)

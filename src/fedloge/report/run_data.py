@@ -20,7 +20,7 @@ from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.errors import DataError, RunError
 from fedloge.methods.base import Method, View, within_any
-from fedloge.options import flatten_objects
+from fedloge.options import flatten
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.tables import VIEWS, ModelView, run_names
 
@@ -225,7 +225,7 @@ def _read(folder: RunFolder, name: str) -> RunData:
         summary=summary,
         environment=folder.read_json("environment.json"),
         config_text=config_text,
-        config=flatten_objects(yaml.safe_load(config_text) or {}),
+        config=flatten(yaml.safe_load(config_text) or {}, hidden=("class_path", "init_args")),
         metrics={
             column: values
             for column, values in _columns(folder.rows("metrics.csv")).items()
