@@ -34,7 +34,8 @@ def sweep_figure(sweep: Sweep, rows: Sequence[Row]) -> Figure | None:
 
     A single parameter gives curves, parameters with lists of values a heat map, ranges a dot per setting.
     """
-    varied = [name for name in (rows[0].options if rows else ()) if len(_values(rows, name)) > 1][:2]
+    values = {name: _ordered(_place(row, name) for row in rows) for name in (rows[0].options if rows else ())}
+    varied = [name for name in values if len(values[name]) > 1][:2]
     panels = [measure for measure in HEADLINES if any(row.values[measure.key] for row in rows)]
     if not varied or not panels:
         return None
@@ -45,7 +46,7 @@ def sweep_figure(sweep: Sweep, rows: Sequence[Row]) -> Figure | None:
         if len(varied) == 1:
             _draw_curve(ax, points)
         elif all(parameter.values for parameter in sweep.parameters if parameter.name in varied):
-            _draw_heat_map(ax, points, *(_values(rows, name) for name in varied))
+            _draw_heat_map(ax, points, *(values[name] for name in varied))
         else:
             _draw_dots(ax, points)
         ax.set_xlabel(symbol(varied[-1]))
@@ -116,10 +117,6 @@ def _place(row: Row, name: str) -> Any:
     """A parameter's value, as text unless it is a number."""
     value = row.options[name]
     return value if isinstance(value, int | float) else str(value)
-
-
-def _values(rows: Iterable[Row], name: str) -> list[Any]:
-    return _ordered(_place(row, name) for row in rows)
 
 
 def _ordered(values: Iterable[Any]) -> list[Any]:

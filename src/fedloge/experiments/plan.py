@@ -46,9 +46,9 @@ class Plan:
         """The finished runs."""
         return [cell for cell in self.cells() if cell.done]
 
-    def run(self, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None) -> Sequence[Cell]:
-        """Run the cells that are not done, and return all cells."""
-        return run_cells(self.cells(), self.jobs, on_change)
+    def run(self, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None) -> None:
+        """Run the cells that are not done."""
+        run_cells(self.cells(), self.jobs, on_change)
 
 
 def seeded(options: Options, seed: int) -> dict[str, Any]:

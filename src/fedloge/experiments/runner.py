@@ -88,7 +88,7 @@ class Cell:
 
 def run_cells(
     cells: Sequence[Cell], jobs: int | None = None, on_change: Callable[[Sequence[Cell]], None] = lambda cells: None
-) -> Sequence[Cell]:
+) -> None:
     """Run the cells that are not done in processes of their own; interrupted runs resume.
 
     A failed cell keeps the last line of its log as its ``error`` and does not stop the others. A cell that realigns
@@ -98,9 +98,6 @@ def run_cells(
         cells: Cells in the order of execution.
         jobs: Number of processes at the same time; None starts one per core.
         on_change: Called with the cells several times a second.
-
-    Returns:
-        The cells.
 
     Raises:
         RunError: If a cell's run exists and was made with other options.
@@ -137,7 +134,6 @@ def run_cells(
         for _, process in running:
             process.terminate()
             process.join()
-    return cells
 
 
 def _context() -> Callable[..., BaseProcess]:
