@@ -15,7 +15,7 @@ class Clock:
     """Ticks after every repetition; the first is the warm-up.
 
     Args:
-        device: A CUDA device is waited for before time is taken.
+        device: Device to synchronise with before each reading, if it is a CUDA device.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:

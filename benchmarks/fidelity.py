@@ -4,7 +4,7 @@
 
 ``python -m benchmarks.fidelity --reference FOLDER --root cifar10_lt.zip --rounds 51 --minutes 9`` trains the parity
 configurations (ResNet-18, which wants a GPU) and compares GM, PM and head/middle/tail at equal rounds. The same command
-again goes on where it stopped, until all rounds are done; further options are those of ``fedloge fit``. The result goes
+again resumes it, until all rounds are done; further options are those of ``fedloge fit``. The result goes
 to ``benchmarks/results/fidelity-SETTING-DATE.json`` and ``.png``.
 """
 
@@ -149,8 +149,8 @@ def protocol(setting: Setting, scale: str, root: str | None, options: Sequence[s
     }
 
 
-def told(method: str, run: Mapping[str, Any]) -> str:
-    """A run's comparison in a few lines."""
+def summary_lines(method: str, run: Mapping[str, Any]) -> str:
+    """The comparison of a run with the released one, as text."""
     lines = [f"{METHODS[method]}: {run['rounds']} rounds, {run['seconds_per_round']} s each (median)"]
     for key, points in run["points"].items():
         if points:
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace, more: Sequence[str]) -> Path:
 
     Raises:
         FedlogeError: If the reference, the data or an option is not what it must be.
-        Interrupted: After Ctrl-C or SIGTERM; the same command goes on.
+        Interrupted: After Ctrl-C or SIGTERM; the same command resumes.
     """
     setting = SETTINGS[options.setting]
     released = {method: curves(options.reference, method, setting) for method in options.method}
@@ -211,7 +211,7 @@ def run(options: argparse.Namespace, more: Sequence[str]) -> Path:
         compared[method] = {**pace(folder), **compare(*pairs[method])}
         if options.scale != "full":
             compared[method]["met"] = None
-        print(told(method, compared[method]))
+        print(summary_lines(method, compared[method]))
     compared = {method: run for method, run in compared.items() if run["rounds"]}
     if not compared:
         raise FedlogeError(f"no round was done in --minutes={options.minutes:g}. Give it more: whole rounds are kept.")
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--setting", choices=SETTINGS, default="a", help="column of the paper's Table 1 (a)")
     parser.add_argument("--rounds", type=int, default=LOGGED[1] + 1, help="(51: up to round 50 of the logs)")
-    parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
+    parser.add_argument("--minutes", type=float, help="stop after so long; the same command resumes")
     parser.add_argument("--root", help="the images: a folder or zip with train/ and test/, or CIFAR-10's own (data)")
     parser.add_argument("--scale", choices=["full", "mini"], default="full", help="mini: to see that it works")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"interrupted; {stop}; the same command goes on", file=sys.stderr)
+        print(f"interrupted; {stop}; the same command resumes", file=sys.stderr)
         return 130
     return 0
 

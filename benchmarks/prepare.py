@@ -26,10 +26,10 @@ def prepare(folder: Path, kind: Kind, federation: Federation, device: str = "cpu
     """Write everything that :class:`benchmarks.problem.Problem` reads.
 
     Args:
-        folder: Where to.
-        kind: What will be done with it.
-        federation: What to make.
-        device: Where the contenders compute.
+        folder: Folder to write to.
+        kind: Kind of the workload.
+        federation: Data, network and training.
+        device: Device of the contenders.
         cifar: Folder of the real CIFAR-10; None makes images from the seed.
 
     Raises:

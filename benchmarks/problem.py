@@ -27,7 +27,7 @@ class Problem:
     """Images, split, initial state and first round's order of the examples, read when asked for.
 
     Args:
-        folder: What :func:`benchmarks.prepare.prepare` wrote.
+        folder: Folder that :func:`benchmarks.prepare.prepare` wrote.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -41,7 +41,7 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and images."""
+        """Data type of weights and images."""
         return torch.float64 if self.federation.double else torch.float32
 
     @cached_property

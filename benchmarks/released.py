@@ -24,7 +24,7 @@ class Setting:
 
     @property
     def words(self) -> str:
-        """For titles."""
+        """Name in titles."""
         return f"CIFAR-10-LT, IF {self.imbalance_factor}, α {self.alpha:g}"
 
 

@@ -1,7 +1,7 @@
 """Measure a workload: ``python -m benchmarks.run --workload cpu-mini --against naive pfl``.
 
-Contenders run in fresh processes, one at a time, in the order A B C, C B A, A B C, …; before that each does one round
-(evaluation, exchange) whose result has to agree with the reference loop's, or it is not timed at all.
+Contenders run in fresh processes, one at a time, in the order A B C, C B A, A B C, …. Before that, each does one round
+(evaluation, exchange), and a contender whose result differs from the reference loop's is not timed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0"}
 
 
 class ContenderError(Exception):
-    """A contender broke down; the message has the end of what it printed."""
+    """A contender failed; the message holds the end of its output."""
 
 
 @dataclass
 class Bench:
-    """A workload under way.
+    """A workload that is being measured.
 
     Args:
-        workload: What is measured.
-        folder: For inputs and what the processes leave.
+        workload: Workload that is measured.
+        folder: Folder for the inputs and the results of the processes.
         pythons: Interpreters of the peers, by package.
         cifar: Folder of the real CIFAR-10; None takes synthetic images.
     """
@@ -71,7 +71,7 @@ class Bench:
         return self._result()
 
     def gate(self, contender: str) -> dict[str, Any]:
-        """How far a contender's result is from the reference's, and whether that will do."""
+        """Distance of a contender's result from the reference's, and whether it is within tolerance."""
         reference = self.reference
         self._work("gate", contender, 1)
         result, lacks = self._result(), CONTENDERS[parse(contender)[0]].lacks

@@ -20,10 +20,10 @@ class Federation:
         per_class: Training images of the largest class; the others have fewer, down to a share of 1/IF.
         test_per_class: Test images of every class; 80 to 1000 training images, IF 100 and E = 2 make testing as large a
             part of a round as in the paper's setting (1000 to 5000, E = 5).
-        imbalance_factor: IF.
-        num_classes: C.
-        num_clients: K, split by Dirichlet(α).
-        alpha: α.
+        imbalance_factor: Imbalance factor IF, max/min.
+        num_classes: Number of classes C.
+        num_clients: Number of clients K, split by Dirichlet(α).
+        alpha: Concentration α of the Dirichlet distribution.
         image_size: Height and width of the images.
         backbone: A class of ``fedloge.models``.
         depth: Depth of that backbone; ``SmallCNN`` has none.
@@ -69,8 +69,8 @@ class Comparison:
     """Two contenders, each written ``name@cores``, and what is asked of their ratio.
 
     Args:
-        ours: The faster one, one hopes.
-        other: Its opponent; None where the target is a time.
+        ours: Contender that should be faster.
+        other: Contender it is compared with; None if the target is a time.
         at_least: Target of time(other) / time(ours).
         at_most: Target of time(ours) in seconds.
         better: Details of the outcome that must be lower for ours than for the other.
@@ -99,13 +99,13 @@ class Workload:
     """Something to be done, and who is compared in doing it.
 
     Args:
-        name: As on the command line.
+        name: Name on the command line.
         kind: What one repetition is: a round with its evaluation, the local steps of all clients, an evaluation, an
             exchange, a solve.
-        about: One line for tables.
+        about: Description for tables, one line.
         federation: Data, network and training.
-        comparisons: In the order of the tables.
-        repetitions: Timed ones in a process, after one that is not timed.
+        comparisons: Comparisons in the order of the tables.
+        repetitions: Number of timed repetitions in a process, after one that is not timed.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -150,7 +150,7 @@ def for_gate(workload: Workload) -> Federation:
 
 
 def quick(workload: Workload) -> Workload:
-    """The same at the smallest size, to see that it works."""
+    """The workload at the smallest size, for a quick check."""
     small = replace(for_gate(workload), augment=workload.federation.augment, num_clients=4, depth=8, double=False)
     if workload.federation.backbone == "ResNet":
         small = replace(small, backbone="CifarResNet")

@@ -40,7 +40,7 @@ class Contender:
 
 
 _STATISTICS = ("running_mean", "running_var")
-"""Of BatchNorm, which pfl does not average."""
+"""Entries of BatchNorm, which pfl does not average."""
 
 CONTENDERS: dict[str, Contender] = {
     "reference": Contender("reference"),

@@ -142,7 +142,7 @@ class Drifting(FedAvg):
 
 
 def exchanges_of_executor(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
-    """The same through an executor and its workers, with what stands for training."""
+    """The exchange through an executor and its workers, with a stand-in for the training."""
     method, data = build(problem, Drifting)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(problem, folder, executor=executor)
@@ -224,6 +224,6 @@ def make_trainer(problem: Problem, folder: str, executor: str = "serial", **opti
 
 
 def copied(state: FederatedState) -> FederatedState:
-    """The same state in new tensors."""
+    """A copy of the state in new tensors."""
     shared = {name: tensor.clone() for name, tensor in state.shared.tensors.items()}
     return replace(state, shared=SharedState(shared, state.shared.fixed))

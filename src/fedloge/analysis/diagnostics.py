@@ -157,7 +157,7 @@ def collapse(subject: Subject) -> dict[str, Any]:
 
 
 def client_rows(subject: Subject, head: str) -> list[list[dict[str, Any]]]:
-    """For every client, the norms of its own head over the classes that it has."""
+    """Norms of each client's own head over the classes that it has."""
     weights = zip(subject.client_counts, subject.client_weights(head), strict=True)
     return [frames.norm_rows(counts, weight) for counts, weight in weights]
 

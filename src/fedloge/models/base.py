@@ -1,4 +1,4 @@
-"""What a backbone is."""
+"""Base class of the backbones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Backbone(nn.Module):
 
     Attributes:
         in_channels: Channels of the images it takes.
-        out_features: d, the length of a feature vector.
+        out_features: Feature size d.
     """
 
     in_channels: int

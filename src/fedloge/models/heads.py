@@ -15,8 +15,8 @@ class FixedLinear(nn.Module):
     """A linear head that nothing trains: weight and bias are buffers, so no optimiser can ever see them.
 
     Args:
-        in_features: d.
-        out_features: C.
+        in_features: Feature size d.
+        out_features: Number of classes C.
         bias: Whether there is a bias (zero until it is set).
     """
 
@@ -43,7 +43,7 @@ def linear_init(num_classes: int, dim: int, generator: torch.Generator) -> tuple
 def random_head(num_classes: int, dim: int, kind: HeadInit, generator: torch.Generator) -> Tensor:
     """Weight [C, d] of a head drawn by a usual initialisation.
 
-    ``xavier`` and ``kaiming`` are the uniform ones, ``gaussian`` is N(0, 1), ``uniform`` is U(0, 1) as torch's
+    ``xavier`` and ``kaiming`` are the uniform variants, ``gaussian`` is N(0, 1), ``uniform`` is U(0, 1) as torch's
     initialisers have them by default; ``orthogonal`` has orthonormal rows (or columns, where d < C).
     """
     inits: dict[HeadInit, Any] = {

@@ -19,9 +19,9 @@ class ResNet(Backbone):
         depth: 18, 34 or 50; d is 512, 512 or 2048.
         stem: ``cifar`` has a 3x3 convolution and no max-pooling (32x32 images), ``imagenet`` the original 7x7.
         in_channels: Channels of the images.
-        init: Of the convolutions: ``he``, N(0, 2/fan_out) as in torchvision, or ``torch``, its layers' default
-            U(±1/√fan_in), as in the released code. BatchNorm undoes the scale of a filter, but a filter of a sixth of
-            the squared norm (3x3, as many channels in as out) turns six times as fast.
+        init: Initialisation of the convolutions: ``he``, N(0, 2/fan_out) as in torchvision, or ``torch``, the default
+            U(±1/√fan_in) of its layers, as in the released code. BatchNorm cancels the scale of a filter, but a filter
+            with a sixth of the squared norm (3x3, equal numbers of channels) changes direction six times as fast.
     """
 
     def __init__(

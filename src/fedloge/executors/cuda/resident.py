@@ -55,7 +55,7 @@ class Resident:
             yield augment(images, drawn, self.settings.image_size), self.labels[there]
 
     def in_order(self, batches: SequentialLoader) -> SequentialLoader:
-        """The same batches, served from here."""
+        """The same batches, read from the device if the images are there."""
         indices = upload(batches.indices, self.device) if self.here else batches.indices
         return SequentialLoader(self.images, self.labels, indices, replace(batches.settings, device=self.device))
 
