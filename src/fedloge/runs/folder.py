@@ -17,8 +17,7 @@ from filelock import FileLock, Timeout
 from fedloge.errors import RunError
 from fedloge.runs.checkpoint import LAST, Checkpoints
 from fedloge.runs.environment import environment
-from fedloge.runs.locate import MARKER as MARKER
-from fedloge.runs.locate import require_run
+from fedloge.runs.locate import MARKER, require_run
 from fedloge.system.storage import clear_os_errors, read_json, without_nan, write_whole
 
 LOCK = ".lock"
