@@ -19,7 +19,7 @@ def test_csv_has_no_title():
 
 def test_rich_aligns_as_markdown():
     table = TABLE.rich("note")
-    assert (table.title, table.caption) == ("Accuracy", "note")
+    assert (str(table.title), str(table.caption)) == ("Accuracy", "note")
     assert [(column.justify, column.no_wrap) for column in table.columns] == [("left", True), ("right", True)]
     console = Console(file=io.StringIO(), width=60)
     console.print(table)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedloge.markup import matplotlib_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +40,14 @@ MAX_NAMES = 30
 """Largest number of classes whose names are written beside a plot."""
 
 
+FALLBACK_FONTS = {
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
+    *("Malgun Gothic", "Apple SD Gothic Neo", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Noto Sans Devanagari"),
+    *("Noto Sans Thai", "Noto Emoji", "Segoe UI Emoji", "Segoe UI Symbol", "Arial Unicode MS"),
+}
+"""Fonts for letters that DejaVu Sans, matplotlib's own, does not have."""
+
+
 def empty_figure(width: float, height: float) -> Figure:
     """A figure of ``width`` by ``height`` inches without axes."""
     from matplotlib.figure import Figure
@@ -58,12 +70,24 @@ def png(figure: Figure, dpi: int = 100, colours: int | None = None) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    with _fonts():
+        figure.savefig(buffer, format="png", dpi=dpi)
     if colours is None:
         return buffer.getvalue()
     reduced = io.BytesIO()
     Image.open(buffer).convert("RGB").quantize(colours).save(reduced, format="png", optimize=True)
     return reduced.getvalue()
+
+
+@contextmanager
+def _fonts() -> Iterator[None]:
+    """Draw letters that the standard font lacks in an installed font that has them, or as a box, without a warning."""
+    from matplotlib import font_manager, rc_context, rcParams
+
+    found = sorted(FALLBACK_FONTS & set(font_manager.get_font_names()))
+    with rc_context({"font.sans-serif": [*rcParams["font.sans-serif"], *found]}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def plain_ticks(ax: Axes, digits: Sequence[float]) -> None:
@@ -85,18 +109,19 @@ def norm_panel(ax: Axes, rows: Sequence[Mapping[str, Any]], summary: Mapping[str
         summary: ``exponent`` and ``spearman`` of the fit, and the exponent of the closed form as ``theory``.
         head: Name of the classifier in labels.
     """
-    seen = [row for row in rows if row["n"] and row["norm"]]
-    sizes, norms = (np.array([row[name] for row in seen], dtype=float) for name in ("n", "norm"))
+    name, seen = matplotlib_text(head), [row for row in rows if row["n"] and row["norm"]]
+    sizes, norms = (np.array([row[column] for row in seen], dtype=float) for column in ("n", "norm"))
     centre, level = np.exp(np.log(sizes).mean()), np.exp(np.log(norms).mean())
     line = np.geomspace(sizes.min(), sizes.max(), 50)
     ax.loglog(line, level * (line / centre) ** summary["theory"], "k--", linewidth=1.2, label="closed form: n^0.25")
     fit = f"fit: n^{summary['exponent']:.2f}, ρ = {summary['spearman']:+.2f}"
     ax.loglog(line, level * (line / centre) ** summary["exponent"], color=COLOURS[1], linewidth=1.2, label=fit)
-    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {head}", markersize=6 if len(seen) <= 50 else 3)
+    ax.loglog(sizes, norms, "o", color=COLOURS[1], label=f"rows of {name}", markersize=6 if len(seen) <= 50 else 3)
     for row in seen if len(seen) <= 20 else []:
-        ax.annotate(str(row["class"]), (row["n"], row["norm"]), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        point, label = (row["n"], row["norm"]), matplotlib_text(row["class"])
+        ax.annotate(label, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
     ax.set_xlabel("training images of the class over all clients, n", fontsize=9)
-    ax.set_ylabel(f"norm of the class's row of {head}", fontsize=9)
+    ax.set_ylabel(f"norm of the class's row of {name}", fontsize=9)
     plain_ticks(ax, (1, 1.2, 1.5, 2, 3, 5, 7))
     ax.legend(fontsize=8)
 
@@ -105,9 +130,9 @@ def heat_map(ax: Axes, matrix: NDArray[Any], names: Sequence[Any]) -> Any:
     """Draw cosines [C, C] between -1 and 1, with the names of up to :data:`MAX_NAMES` classes; returns the image."""
     ax.grid(visible=False)
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
-    shown = len(names) <= MAX_NAMES
-    ax.set_xticks(range(len(names)) if shown else [], names if shown else [], rotation=90, fontsize=7)
-    ax.set_yticks(range(len(names)) if shown else [], names if shown else [], fontsize=7)
+    labels = [matplotlib_text(name) for name in names] if len(names) <= MAX_NAMES else []
+    ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+    ax.set_yticks(range(len(labels)), labels, fontsize=7)
     return image
 
 

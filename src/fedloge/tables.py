@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedloge.markup import markdown_text, rich_text
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -21,7 +23,7 @@ class Table:
     Args:
         title: Title; may be empty.
         columns: Name of each column.
-        rows: Cells of each row, written with ``str``.
+        rows: Cells of each row, written with ``str``; for a terminal a cell may be a ``Text`` of rich.
         names: Number of leading columns that hold words and are aligned left; the others hold numbers.
     """
 
@@ -33,9 +35,9 @@ class Table:
     def markdown(self) -> str:
         """Markdown, without a newline at the end; the title is a heading of level two."""
         line = ["---" if i < self.names else "---:" for i in range(len(self.columns))]
-        rows = [[str(cell).replace("|", "\\|") for cell in row] for row in (self.columns, line, *self.rows)]
-        text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        return f"## {self.title}\n\n{text}" if self.title else text
+        head, *rows = ([markdown_text(cell) for cell in row] for row in (self.columns, *self.rows))
+        text = "\n".join(f"| {' | '.join(row)} |" for row in (head, line, *rows))
+        return f"## {markdown_text(self.title)}\n\n{text}" if self.title else text
 
     def csv(self, end: str = "\r\n") -> str:
         """Comma-separated values without the title; ``end`` ends each line."""
@@ -53,11 +55,13 @@ class Table:
         """
         from rich.table import Table as RichTable
 
-        table = RichTable(title=self.title or None, caption=caption, **options)
+        title = rich_text(self.title, "table.title") if self.title else None
+        below = rich_text(caption, "table.caption") if caption else None
+        table = RichTable(title=title, caption=below, **options)
         for i, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if i < self.names else "right", no_wrap=not wrap)
+            table.add_column(rich_text(column), justify="left" if i < self.names else "right", no_wrap=not wrap)
         for row in self.rows:
-            table.add_row(*map(str, row))
+            table.add_row(*map(rich_text, row))
         return table
 
 

@@ -230,3 +230,45 @@ def test_the_published_recipe_may_leave_a_client_empty():
     train = np.repeat([0, 1], 10)
     with pytest.raises(ConfigError, match=r"data\.scheme='dirichlet_paper' left client \d+ without training images"):
         split(train, train, scheme="dirichlet_paper", num_clients=15, alpha=0.01)
+
+
+def counted(counts, asked):
+    """A partition of one client with these class counts."""
+    own = np.array([counts], dtype=np.int64)
+    return Partition("iid", 0, 0.5, asked, (np.arange(own.sum()),), (np.arange(0),), own, np.zeros_like(own))
+
+
+@pytest.mark.parametrize(
+    ("counts", "asked", "words"),
+    [
+        ([60, 22, 8, 3], 20.0, "IF 20 (max/min)"),  # 60 / 20 images
+        ([10, 22, 8, 3], 20.0, "IF 7.333 (max/min; 20 asked for)"),
+        ([60, 22, 8, 4], 20.0, "IF 15 (max/min; 20 asked for)"),
+        ([60, 22, 0, 30], 2.0, "IF 2.727 (max/min; 2 asked for; 1 classes have no images)"),
+        ([5000, 50], 100.0, "IF 100 (max/min)"),
+    ],
+)
+def test_the_imbalance_factor_is_the_measured_one(counts, asked, words, tmp_path):
+    partition = counted(counts, asked)
+    assert partition.imbalance == words
+    partition.save(tmp_path / "partition.json")
+    content = json.loads((tmp_path / "partition.json").read_text())
+    assert content["IF"] == max(counts) / min(n for n in counts if n)
+    assert content["IF_asked"] == Partition.load(tmp_path / "partition.json").imbalance_factor == asked
+
+
+def test_an_older_file_knows_the_factor_that_was_asked_for(tmp_path):
+    counted([60, 3], 10.0).save(tmp_path / "partition.json")
+    content = json.loads((tmp_path / "partition.json").read_text())
+    content["IF"] = content.pop("IF_asked")
+    (tmp_path / "partition.json").write_text(json.dumps(content))
+    assert Partition.load(tmp_path / "partition.json").imbalance == "IF 20 (max/min; 10 asked for)"
+
+
+def test_a_class_with_too_few_images_changes_the_factor():
+    """10, 60, 60 and 60 images, IF 20: the first class keeps all its 10, the others 22, 8 and 3."""
+    labels = np.repeat(np.arange(4), (10, 60, 60, 60))
+    options = {"scheme": "iid", "num_clients": 2, "alpha": 0.5, "imbalance_factor": 20.0, "min_samples": 2, "seed": 0}
+    partition = make_partition(labels, long_tail(labels, 4, 20.0, "exponential", 0), labels, 4, **options)
+    assert partition.class_counts.tolist() == [10, 22, 8, 3]
+    assert partition.imbalance == "IF 7.333 (max/min; 20 asked for)"

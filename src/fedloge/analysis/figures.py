@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloge.markup import matplotlib_text
 from fedloge.plotting import (
     COLOURS,
     MAX_NAMES,
@@ -54,7 +55,7 @@ def degeneration_figure(results: Results) -> Figure:
         for upper, lower, curve in zip(above, below, curves, strict=False):
             _variance_panel(upper, curve, "variance", "v", VARIANCE)
             _variance_panel(lower, curve, "relative", "v/m²", RELATIVE)
-            of = f"{name}: " if len(results) > 1 else ""
+            of = f"{matplotlib_text(name)}: " if len(results) > 1 else ""
             upper.set_title(f"{of}{_class(curve)}", fontsize=9)
             lower.set_xlabel("coordinates, largest mean first", fontsize=8)
         above[0].set_ylabel("mean m", fontsize=8)
@@ -99,8 +100,8 @@ def pruning_figure(results: Results) -> Figure | None:
         for group, colour in SHOT_COLORS.items():
             if group in own["ascending"]:
                 _curves(below, pruning["ratios"], own, group, colour, group)
-        above.set_title(f"{name}: all classes", fontsize=9)
-        below.set_title(f"{name}: {head_symbol(pruning['head'], result)} by group", fontsize=9)
+        above.set_title(f"{matplotlib_text(name)}: all classes", fontsize=9)
+        below.set_title(f"{matplotlib_text(name)}: {head_symbol(pruning['head'], result)} by group", fontsize=9)
         below.set_xlabel("share of coordinates set to zero", fontsize=8)
         for ax in (above, below):
             ax.margins(y=0.12)
@@ -135,9 +136,10 @@ def tsne_figure(results: Results) -> Figure:
                 ax.plot(*zip(*chosen, strict=True), "o", color=colour, label=group, markersize=size)
         if len(tsne["points"]) <= MAX_NAMES:
             for point, facts in zip(tsne["points"], tsne["classes"], strict=True):
-                ax.annotate(facts["name"], point, xytext=(5, 4), textcoords="offset points", fontsize=7)
+                label = matplotlib_text(facts["name"])
+                ax.annotate(label, point, xytext=(5, 4), textcoords="offset points", fontsize=7)
         near = f"nearest neighbour: min {tsne['nn_min_features']:.2f}, median {tsne['nn_median_features']:.2f} before"
-        ax.set_title(f"{name}\n{near} the map", fontsize=9)
+        ax.set_title(f"{matplotlib_text(name)}\n{near} the map", fontsize=9)
         ax.margins(0.12)
         ax.tick_params(labelsize=7)
         ax.legend(fontsize=7)
@@ -160,7 +162,7 @@ def cosine_figure(results: Results) -> Figure | None:
             frame = result["frames"][head]
             spread = f"cos {signed(frame['cos_mean'], 3)} ± {frame['cos_std']:.3f}, max {signed(frame['cos_max'])}"
             mean = ", mean of the clients" if head.endswith("_k") else ""
-            ax.set_title(f"{name}: {head_symbol(head, result)}{mean}\n{spread}", fontsize=8)
+            ax.set_title(f"{matplotlib_text(name)}: {head_symbol(head, result)}{mean}\n{spread}", fontsize=8)
     shown, all_classes = len(result["cosines"]["classes"]), result["run"]["classes"]
     if shown < all_classes:
         figure.supxlabel(f"{shown} of {all_classes} classes, evenly spaced by training images, most first", fontsize=8)
@@ -183,7 +185,7 @@ def norm_figure(results: Results) -> Figure | None:
                 _client_panel(ax, norms, head_symbol(head, result))
             elif norms["exponent"] is not None:
                 norm_panel(ax, norms["points"], norms, head_symbol(head, result))
-            ax.set_title(f"{name}: {head_symbol(head, result)}", fontsize=9)
+            ax.set_title(f"{matplotlib_text(name)}: {head_symbol(head, result)}", fontsize=9)
     return figure
 
 
@@ -200,7 +202,7 @@ def _client_panel(ax: Axes, norms: Mapping[str, Any], symbol: str) -> None:
 
 
 def _class(facts: Mapping[str, Any]) -> str:
-    return f"{facts['name']} ({facts['group']}, {facts['n']} training images)"
+    return f"{matplotlib_text(facts['name'])} ({facts['group']}, {facts['n']} training images)"
 
 
 def _numbers(values: Any) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedloge.analysis.figures import head_symbol
+from fedloge.markup import markdown_text
 from fedloge.tables import from_rows
 
 Analysis = Mapping[str, Any]
@@ -51,16 +52,20 @@ def markdown(result: Analysis, figures: Sequence[str]) -> str:
     run = result["run"]
     classifier = head_symbol(run["classifier"], result) if run["classifier"] else "none that is linear"
     facts = (
-        f"{run['method']} on {run['dataset']}, round {run['round']}, {STAGES[run['state']]}. "
+        f"{run['method']} on {markdown_text(run['dataset'])}, round {run['round']}, {STAGES[run['state']]}. "
         f"Classifier of the generic model: {classifier}; d = {run['dimension']}, {run['classes']} classes. Test: "
         f"{run['test_images']} images of the global test set; training: {run['train_images']} images of "
         f"{run['clients']} clients, without augmentation. Test images are used for measurement only."
     )
-    blocks = [f"# Analysis of {run['name']}", facts]
+    blocks = [f"# Analysis of {markdown_text(run['name'])}", facts]
     for name, topic in TOPICS.items():
         blocks += topic(result)
         blocks += [f"![{name}]({name}.png)"] if f"{name}.png" in figures else []
-    blocks += ["## Left out\n\n" + "\n".join(f"- {why}" for why in result["left_out"])] if result["left_out"] else []
+    blocks += (
+        ["## Left out\n\n" + "\n".join(f"- {markdown_text(why)}" for why in result["left_out"])]
+        if result["left_out"]
+        else []
+    )
     return "\n\n".join(blocks) + "\n"
 
 
@@ -73,7 +78,8 @@ def comparison_markdown(results: Mapping[str, Analysis], figures: Sequence[str])
         "the scale of the features; m and v alone do."
     )
     pictures = [f"![{name.removesuffix('.png')}]({name})" for name in figures]
-    return "\n\n".join([f"# Analysis of {', '.join(results)}", from_rows("", rows).markdown(), note, *pictures]) + "\n"
+    title = f"# Analysis of {markdown_text(', '.join(results))}"
+    return "\n\n".join([title, from_rows("", rows).markdown(), note, *pictures]) + "\n"
 
 
 def degeneration_topic(result: Analysis) -> list[str]:

@@ -54,7 +54,11 @@ def profile_counts(n_max: int, num_classes: int, factor: float, profile: Profile
 
 def observed_factor(labels: Ints) -> float:
     """Imbalance factor of labels, max/min over the classes that occur."""
-    counts = np.bincount(labels)
+    return factor_of_counts(np.bincount(labels))
+
+
+def factor_of_counts(counts: Ints) -> float:
+    """Imbalance factor of class counts, max/min over the classes that occur."""
     return float(counts.max() / counts[counts > 0].min())
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fedloge.checks import check_choice, check_least, check_positive
+from fedloge.data.longtail import factor_of_counts
 from fedloge.data.splits import (
     Ints,
     count_matrix,
@@ -35,7 +36,7 @@ class Partition:
         scheme: Scheme that made the partition.
         seed: Seed of the split.
         alpha: Concentration α of the Dirichlet distribution.
-        imbalance_factor: IF of the training set, max/min.
+        imbalance_factor: IF that was asked for, max/min; :attr:`measured_factor` is that of the training set.
         train: Per client, indices of the source's training images.
         test: Per client, indices of the source's test images; an index may occur more than once.
         train_counts: Class counts n_{k,c} of the training images, int64 [K, C].
@@ -55,6 +56,29 @@ class Partition:
     def has_alpha(self) -> bool:
         """Whether the scheme uses α."""
         return self.scheme.startswith("dirichlet")
+
+    @property
+    def class_counts(self) -> Ints:
+        """Class counts N_c of all clients together, int64 [C]."""
+        counts: Ints = self.train_counts.sum(0)
+        return counts
+
+    @property
+    def measured_factor(self) -> float:
+        """IF of the training set, max/min over the classes that it has."""
+        return factor_of_counts(self.class_counts)
+
+    @property
+    def imbalance(self) -> str:
+        """The measured IF in words, and the one that was asked for where whole images cannot explain the difference."""
+        counts, asked = self.class_counts, self.imbalance_factor
+        present = counts[counts > 0]
+        if abs(present.max() / asked - present.min()) < 1:
+            found, note = asked, "max/min"
+        else:
+            found, note = self.measured_factor, f"max/min; {asked:g} asked for"
+        empty = len(counts) - len(present)
+        return f"IF {found:.4g} ({note}{f'; {empty} classes have no images' if empty else ''})"
 
     @property
     def sha256(self) -> str:
@@ -79,7 +103,8 @@ class Partition:
         content = {
             "scheme": self.scheme,
             "seed": self.seed,
-            "IF": self.imbalance_factor,
+            "IF": self.measured_factor,
+            "IF_asked": self.imbalance_factor,
             "alpha": self.alpha,
             "K": len(self.train),
             "sha256": self.sha256,
@@ -112,7 +137,8 @@ class Partition:
             return tuple(np.array(client[key], dtype=np.int64).reshape(-1) for client in content["clients"])
 
         counts = [np.stack(column(key)) for key in ("train_counts", "test_counts")]
-        numbers = (int(content["seed"]), float(content["alpha"]), float(content["IF"]))
+        asked = content.get("IF_asked", content["IF"])  # older files have that one alone
+        numbers = (int(content["seed"]), float(content["alpha"]), float(asked))
         return cls(str(content["scheme"]), *numbers, column("train"), column("test"), *counts)
 
     def _problem(self) -> str | None:
@@ -163,7 +189,7 @@ def make_partition(
         scheme: ``dirichlet``, ``dirichlet_paper``, ``iid`` or ``natural``.
         num_clients: K.
         alpha: Concentration α; small values give clients few classes.
-        imbalance_factor: IF to record in the result.
+        imbalance_factor: IF that was asked for, to record in the result.
         min_samples: Fewest images per client (not with ``dirichlet_paper`` or ``natural``).
         seed: Seed of the split and the local test sets.
         users: User of each training image of the source, int64 [n]; required by ``natural``.

@@ -14,6 +14,7 @@ from fedloge.experiments import tables
 from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, slug, typed
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
+from fedloge.markup import markdown_text
 from fedloge.options import override_value, read_mapping
 from fedloge.runs.measures import BEST, COSTS, GENERIC, LAST10, MASKED, PM, WORST_TENTH, Measure
 from fedloge.tables import Table
@@ -87,10 +88,10 @@ def comparison_markdown(plan: Plan, rows: Sequence[Row]) -> str:
     masked = [[row.name, row.text(MASKED)] for row in rows if row.values.get(MASKED.key)]
     best = [row for row in rows if any(row.values.get(measure.key) for measure in BEST)]
     parts = [
-        f"# {_title(plan)}\n",
+        f"# {markdown_text(_title(plan))}\n",
         "Accuracy in percent, mean ± standard deviation over seeds. Headline: last round, no class masked.\n",
         _table(rows, MAIN).markdown() + "\n",
-        *(f"- {note}" for note in comparison_notes(plan)),
+        *(f"- {markdown_text(note)}" for note in comparison_notes(plan)),
         "\n## With absent classes masked\n",
         "Personal models without the classes that a client has no training image of, for all methods: privileged "
         "knowledge that no number above uses.\n",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedloge.experiments.study import Study
 from fedloge.experiments.sweep import Sweep
 from fedloge.experiments.tables import Row
+from fedloge.markup import matplotlib_text
 from fedloge.plotting import heat_map, new_figure
 from fedloge.runs.measures import HEADLINES, mean_std
 
@@ -49,9 +50,9 @@ def sweep_figure(sweep: Sweep, rows: Sequence[Row]) -> Figure | None:
             _draw_heat_map(ax, points, *(values[name] for name in varied))
         else:
             _draw_dots(ax, points)
-        ax.set_xlabel(symbol(varied[-1]))
+        ax.set_xlabel(matplotlib_text(symbol(varied[-1])))
         if len(varied) == 2:
-            ax.set_ylabel(symbol(varied[0]), rotation=0 if len(symbol(varied[0])) == 1 else 90)
+            ax.set_ylabel(matplotlib_text(symbol(varied[0])), rotation=0 if len(symbol(varied[0])) == 1 else 90)
         ax.set_title(f"{measure.title}, accuracy (%)", fontsize=10)
     return figure
 
@@ -59,8 +60,7 @@ def sweep_figure(sweep: Sweep, rows: Sequence[Row]) -> Figure | None:
 def _draw_curve(ax: Axes, points: Iterable[tuple[Place, float]]) -> None:
     means = _means(points)
     values = _ordered(value for (value,) in means)
-    places = values if _numeric(values) else list(map(str, values))
-    ax.plot(places, [means[value,] for value in values], marker="o")
+    ax.plot(_places(ax, "x", values), [means[value,] for value in values], marker="o")
 
 
 def _draw_heat_map(ax: Axes, points: Iterable[tuple[Place, float]], down: Sequence[Any], across: Sequence[Any]) -> None:
@@ -72,13 +72,14 @@ def _draw_heat_map(ax: Axes, points: Iterable[tuple[Place, float]], down: Sequen
     for (y, x), value in means.items():
         color = "white" if value <= low + 0.6 * (high - low) else "black"
         ax.text(across.index(x), down.index(y), f"{value:.1f}", ha="center", va="center", color=color, fontsize=10)
-    ax.set_xticks(range(len(across)), list(map(str, across)))
-    ax.set_yticks(range(len(down)), list(map(str, down)))
+    ax.set_xticks(range(len(across)), [matplotlib_text(value) for value in across])
+    ax.set_yticks(range(len(down)), [matplotlib_text(value) for value in down])
 
 
 def _draw_dots(ax: Axes, points: Sequence[tuple[Place, float]]) -> None:
     ys, xs = zip(*(place for place, _ in points), strict=True)
-    dots = ax.scatter(xs, ys, c=[value for _, value in points], cmap="viridis", s=60, edgecolors="grey")
+    colours = [value for _, value in points]
+    dots = ax.scatter(_places(ax, "x", xs), _places(ax, "y", ys), c=colours, cmap="viridis", s=60, edgecolors="grey")
     ax.figure.colorbar(dots, ax=ax)
     _scale(ax, "x", xs)
     _scale(ax, "y", ys)
@@ -92,12 +93,14 @@ def curve_figure(study: Study, rows: Sequence[Row]) -> Figure:
         places = [float(row.name) for row in known]
         means = [100 * row.mean(measure) for row in known]
         deviations = [100 * mean_std(row.values[measure])[1] for row in known]
-        ax.errorbar(places, means, yerr=deviations, marker="o", capsize=3, label=f"ours, {study.scale}")
+        ax.errorbar(
+            places, means, yerr=deviations, marker="o", capsize=3, label=f"ours, {matplotlib_text(study.scale)}"
+        )
         printed = [(float(row.name), 100 * row.printed[measure]) for row in rows if measure in row.printed]
         if printed:
             ax.plot(*zip(*printed, strict=True), "x", color="grey", label="paper")
         _scale(ax, "x", places)
-        ax.set_xlabel(study.x)
+        ax.set_xlabel(matplotlib_text(study.x))
         ax.set_title(f"{measure} (%)", fontsize=10)
         ax.legend(fontsize=8)
     return figure
@@ -108,7 +111,7 @@ def cosine_figure(matrices: Mapping[str, Tensor]) -> Figure:
     figure, axes = new_figure(1, len(matrices), 4.2 * len(matrices), 3.8)
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         image = heat_map(ax, matrix.numpy(), range(len(matrix)))
-        ax.set_title(name, fontsize=10)
+        ax.set_title(matplotlib_text(name), fontsize=10)
     figure.colorbar(image, ax=axes, label="cosine")
     return figure
 
@@ -135,6 +138,15 @@ def _means(points: Iterable[tuple[Place, float]]) -> dict[Place, float]:
     for place, value in points:
         found.setdefault(place, []).append(value)
     return {place: statistics.fmean(values) for place, values in found.items()}
+
+
+def _places(ax: Axes, axis: str, values: Sequence[Any]) -> list[float]:
+    """Where values lie on an axis; those that are no numbers are written beside it, evenly spaced."""
+    if _numeric(values):
+        return list(values)
+    known = _ordered(values)
+    getattr(ax, f"set_{axis}ticks")(range(len(known)), [matplotlib_text(value) for value in known])
+    return [known.index(value) for value in values]
 
 
 def _scale(ax: Axes, axis: str, values: Sequence[Any]) -> None:

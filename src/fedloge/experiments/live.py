@@ -9,8 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from fedloge.experiments.runner import Cell
+from fedloge.markup import rich_text
 from fedloge.report.progress import redraws
 from fedloge.runs.measures import HEADLINES, read_all
 from fedloge.tables import Table
@@ -46,9 +48,8 @@ class CellProgress:
             key = cell.name, cell.seed
             if (cell.done or cell.error) and key not in self._printed:
                 self._printed.add(key)
-                self.console.print(
-                    f"{len(self._printed)}/{len(cells)}  {cell.name}, seed {cell.seed}: {cell_status(cell)}"
-                )
+                about = f"{len(self._printed)}/{len(cells)}  {cell.name}, seed {cell.seed}: "
+                self.console.print(rich_text(about) + cell_status(cell))
 
 
 def live_table(cells: Sequence[Cell], rows: str = "method") -> RichTable:
@@ -63,15 +64,16 @@ def live_table(cells: Sequence[Cell], rows: str = "method") -> RichTable:
     return Table(title, [rows, *(f"seed {seed}" for seed in seeds)], lines).rich(box=box.SIMPLE_HEAD)
 
 
-def cell_status(cell: Cell) -> str:
+def cell_status(cell: Cell) -> Text:
     """State of a cell in a few words."""
     if cell.error:
-        return "[red]failed[/]"
+        return rich_text("failed", "red")
     if cell.done:
         summary = cell.read("summary.json")
-        return " / ".join(measure.text(read_all([summary], measure)) or "none" for measure in HEADLINES)
+        found = (measure.text(read_all([summary], measure)) or "none" for measure in HEADLINES)
+        return rich_text(" / ".join(found))
     metrics = cell.run / "metrics.csv"
     if not metrics.is_file():
-        return "[dim]starting[/]" if (cell.run / "environment.json").is_file() else "[dim]waiting[/]"
+        return rich_text("starting" if (cell.run / "environment.json").is_file() else "waiting", "dim")
     last = metrics.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
-    return f"[dim]round {last.partition(',')[0]}[/]"
+    return rich_text(f"round {last.partition(',')[0]}", "dim")

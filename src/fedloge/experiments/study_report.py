@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from fedloge.experiments.figures import cosine_figure, curve_figure
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study import Study
 from fedloge.experiments.tables import Row
+from fedloge.markup import markdown_text
 from fedloge.plotting import png
 from fedloge.report.tables import MASKED
 from fedloge.runs.folder import RunFolder
@@ -146,8 +147,12 @@ def _csv_line(row: Row, measure: str) -> list[Any]:
 
 def study_markdown(study: Study, rows: Sequence[Row]) -> str:
     """Title, what was run, the tables, and notes."""
-    notes = [f"- {note}" for note in study_notes(study, rows)]
-    head = [f"# {study.title}\n", f"{banner(study)}\n", _table(study, rows).markdown() + "\n"]
+    notes = [f"- {markdown_text(note)}" for note in study_notes(study, rows)]
+    head = [
+        f"# {markdown_text(study.title)}\n",
+        f"{banner(study, markdown_text)}\n",
+        _table(study, rows).markdown() + "\n",
+    ]
     return "\n".join([*head, *last10_markdown(study), *notes]) + "\n"
 
 
@@ -163,11 +168,11 @@ def last10_markdown(study: Study) -> list[str]:
     return [title, _table(steady, rows).markdown() + "\n"]
 
 
-def banner(study: Study) -> str:
-    """What was run, and whether it is the paper's setting."""
+def banner(study: Study, as_given: Callable[[str], str] = str) -> str:
+    """What was run, and whether it is the paper's setting; the file's own words pass through ``as_given``."""
     full = study.scale == "full"
     whose = "The paper's setting, as far as it is stated:" if full else "**Not the paper's setting**, which is"
-    text = f"{whose} {study.paper}. Scale `{study.scale}`: {study.about}."
+    text = f"{whose} {as_given(study.paper)}. Scale `{study.scale}`: {as_given(study.about)}."
     printed = any(row.printed for row in study.rows)
     return f"{text} In parentheses: what the paper prints." if printed else text
 

@@ -13,6 +13,7 @@ from fedloge.experiments.figures import sweep_figure, symbol
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.sweep import Sweep
 from fedloge.experiments.tables import Row
+from fedloge.markup import markdown_text
 from fedloge.plotting import png
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.measures import GENERIC, PM, WORST_TENTH
@@ -53,8 +54,8 @@ def sweep_markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     """The table with its notes."""
     notes = [
         "Last round, percent; mean ± standard deviation where there are several seeds.",
-        best_note(sweep, rows),
-        *(f"- {_name(row)}: {row.failed}" for row in rows if row.failed),
+        markdown_text(best_note(sweep, rows)),
+        *(f"- {markdown_text(f'{_name(row)}: {row.failed}')}" for row in rows if row.failed),
     ]
     return "\n".join([_table(rows).markdown(), "", *notes]) + "\n"
 

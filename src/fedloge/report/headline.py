@@ -71,7 +71,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("run", run.name),
         ("method", run.method),
         ("data", f"{run.summary['dataset']}, {len(run.class_names)} classes, {int(run.class_counts.sum()):,} images"),
-        ("long tail", f"IF {partition.imbalance_factor:g} (max/min)"),
+        ("long tail", partition.imbalance),
         ("clients", f"{len(partition.train)}, {partition.scheme}" + _alpha(run)),
         ("rounds", str(run.summary["rounds"])),
         ("seed", str(run.summary["seed"])),

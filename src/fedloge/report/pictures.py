@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from fedloge.data.partition import Partition
 from fedloge.data.splits import Ints
 from fedloge.evaluation.shots import SHOTS
+from fedloge.markup import matplotlib_text
 from fedloge.methods.base import View
 from fedloge.plotting import MUTED, RUN_COLORS, SHOT_COLORS, empty_figure, png, thin
 from fedloge.report import headline
@@ -42,7 +43,8 @@ def picture(runs: Sequence[RunData]) -> bytes:
         for row, panel in zip(rest.subplots(len(panels), len(runs)), panels, strict=True):
             for axes, run in zip(row, runs, strict=True):
                 panel(axes, run)
-                axes.set_title(": ".join(part for part in (run.name, axes.get_title()) if part), fontsize=10)
+                parts = (matplotlib_text(run.name), axes.get_title())
+                axes.set_title(": ".join(part for part in parts if part), fontsize=10)
     else:
         grid = rest.subplots(3, 2).flat
         for axes, single in zip(grid, (*panels, _partition_panel, _norm_panel), strict=True):
@@ -59,18 +61,16 @@ def partition_picture(partition: Partition, class_names: Sequence[str]) -> bytes
     order = np.argsort(-partition.train_counts.sum(0), kind="stable")
     _partition_map(axes, partition.train_counts[:, order], [class_names[c] for c in order])
     about = partition.scheme + (f", α {partition.alpha:g}" if partition.has_alpha else "")
-    axes.set_title(
-        f"{clients} clients, {about}, IF {partition.imbalance_factor:g} (max/min), {partition.sha256[:12]}", fontsize=9
-    )
+    axes.set_title(f"{clients} clients, {about}, {partition.imbalance}, {partition.sha256[:12]}", fontsize=9)
     return png(figure, DPI)
 
 
 def _title(runs: Sequence[RunData]) -> str:
     if len(runs) > 1:
-        return " · ".join(run.name for run in runs)
+        return " · ".join(matplotlib_text(run.name) for run in runs)
     known = dict(headline.facts(runs[0]))
     about = [known["long tail"], f"clients: {known['clients']}", f"round {known['rounds']}", f"seed {known['seed']}"]
-    return f"{known['method']} on {runs[0].summary['dataset']}: " + ", ".join(about)
+    return f"{known['method']} on {matplotlib_text(runs[0].summary['dataset'])}: " + ", ".join(about)
 
 
 # Panels ------------------------------------------------------------------------------------------------------
@@ -85,7 +85,8 @@ def _curve_panel(axes: Axes, runs: Sequence[RunData], view: View) -> None:
     for position, run in enumerate(runs):
         if column in run.metrics:
             color, rounds = run_color(position), run.metrics["round"]
-            label = run.name if len(runs) > 1 else f"after {run.last_step}" if run.changed(view) else "as trained"
+            label = f"after {run.last_step}" if run.changed(view) else "as trained"
+            label = matplotlib_text(run.name) if len(runs) > 1 else label
             axes.plot(rounds, 100 * stage_values(run, shown, key), color=color, label=label, marker=".", ms=4)
             if old.prefix + key in run.metrics:
                 label = "as trained" if len(runs) == 1 else ""
@@ -146,7 +147,8 @@ def _confusion_panel(axes: Axes, run: RunData) -> None:
     _color_bar(axes, image, "% of the class")
     names = [run.class_names[c] for c in order]
     _names(axes, names)
-    axes.set_yticks(axes.get_xticks(), labels=names if len(names) <= 30 else [], fontsize=9)
+    if len(names) <= 30:
+        axes.set_yticks(range(len(names)), labels=[matplotlib_text(name) for name in names], fontsize=9)
     axes.set(xlabel="predicted", ylabel="true", aspect="auto")
     axes.set_title(f"confusion, {MODELS[view]}, most training images first", fontsize=10)
 
@@ -203,12 +205,10 @@ def _percent_axes(axes: Axes, title: str, xlabel: str) -> None:
 
 def _names(axes: Axes, names: Sequence[str]) -> None:
     """Label the ticks of up to 50 names."""
-    if len(names) > 50:
-        axes.set_xticks([])
-        return
-    long = sum(map(len, names)) > 40
+    labels = [matplotlib_text(name) for name in names] if len(names) <= 50 else []
+    long = sum(map(len, labels)) > 40
     axes.set_xticks(
-        range(len(names)), labels=names, rotation=60 if long else 0, ha="right" if long else "center", fontsize=9
+        range(len(labels)), labels=labels, rotation=60 if long else 0, ha="right" if long else "center", fontsize=9
     )
 
 

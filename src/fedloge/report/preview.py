@@ -15,6 +15,7 @@ from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats, distance_to_global, effective_classes, present_classes
 from fedloge.errors import ConfigError
 from fedloge.evaluation.shots import ShotRule, shots
+from fedloge.markup import rich_text
 
 
 def preview_partition(data: FederatedDataModule, shot_rule: ShotRule, output: str | None, console: Console) -> None:
@@ -36,10 +37,10 @@ def preview_partition(data: FederatedDataModule, shot_rule: ShotRule, output: st
     partition = data.partition
     console.print(client_table(partition, data.class_names))
     for line in lines(partition, shot_rule):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(rich_text(line), soft_wrap=True)
     if output:
         _draw(partition, data.class_names, Path(output))
-        console.print(f"heat map: {output}", highlight=False, soft_wrap=True)
+        console.print(rich_text(f"heat map: {output}"), soft_wrap=True)
 
 
 def client_table(partition: Partition, class_names: Sequence[str]) -> Table:
@@ -60,7 +61,7 @@ def client_table(partition: Partition, class_names: Sequence[str]) -> Table:
             str(present),
             f"{effective:.1f}",
             f"{distance:.2f}",
-            f"{class_names[largest]} ({share:.0%})",
+            rich_text(f"{class_names[largest]} ({share:.0%})"),
         )
     table.caption = (
         "effective: exp(entropy) of the client's class shares; distance: total variation between these and the shares "
@@ -77,7 +78,7 @@ def lines(partition: Partition, shot_rule: ShotRule) -> list[str]:
     alpha = f", alpha {partition.alpha:g}" if partition.has_alpha else ""
     grouped = ", ".join(f"{groups.count(group)} {group}" for group in ("many", "medium", "few"))
     return [
-        f"scheme: {partition.scheme}{alpha}, seed {partition.seed}, IF {partition.imbalance_factor:g} (max/min)",
+        f"scheme: {partition.scheme}{alpha}, seed {partition.seed}, {partition.imbalance}",
         f"classes: {whole.max():,} to {whole.min():,} images; {grouped} (by {shot_rule})",
         f"training images of a client: {_range(counts.sum(1), 'g')}",
         f"test images of a client: {_range(partition.test_counts.sum(1), 'g')}",

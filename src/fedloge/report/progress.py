@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from fedloge.callbacks import FederatedCallback
+from fedloge.markup import rich_text
 from fedloge.report.tables import accuracy_table
 from fedloge.runs.measures import headline_text
 from fedloge.system.storage import without_nan
@@ -28,6 +29,11 @@ from fedloge.trainer import FederatedTrainer
 def redraws(console: Console) -> bool:
     """Whether printed lines can be redrawn: FORCE_COLOR, which Jupyter sets, asks for colours alone."""
     return console.is_terminal and console.file.isatty()
+
+
+def _clients(trainer: FederatedTrainer) -> str:
+    everyone, cohort = trainer.data.num_clients, trainer.parts.info()["clients_per_round"]
+    return f"{everyone} clients" + (f" ({cohort} in a round)" if cohort < everyone else "")
 
 
 class RunProgress(FederatedCallback):
@@ -47,13 +53,15 @@ class RunProgress(FederatedCallback):
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
         """Print what will run, and start the bars."""
-        data, method, cost = trainer.data, trainer.method, trainer.cost
-        self.console.print(
-            f"[bold]{type(method).__name__}[/] on {data.source.name}: {data.num_clients} clients, "
-            f"{int(sum(data.class_counts)):,} training images, IF {data.partition.imbalance_factor:g} (max/min), "
-            f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
+        data, method, cost, self._accuracy = trainer.data, trainer.method, trainer.cost, ""
+        about = (
+            f" on {data.source.name}: {_clients(trainer)}, {int(sum(data.class_counts)):,} training images, "
+            f"{data.partition.imbalance}, {cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
         )
-        self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.progress.first_round)}[/]", highlight=False)
+        self.console.print(rich_text(type(method).__name__, "bold") + rich_text(about))
+        self.console.print(rich_text(cost.line(trainer.rounds - trainer.progress.first_round), "dim"))
+        for note in trainer.parts.notes:
+            self.console.print(rich_text(note))
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(),
@@ -84,17 +92,14 @@ class RunProgress(FederatedCallback):
             self._accuracy = "  ".join(headline_text(metrics))
         self._progress.update(self._rounds, advance=1, note=self._accuracy)
         if not redraws(self.console) and round % max(trainer.rounds // 10, 1) == 0:
-            self.console.print(f"round {round}/{trainer.rounds}  {self._accuracy}")
+            self.console.print(rich_text(f"round {round}/{trainer.rounds}  {self._accuracy}"))
 
     def on_run_end(self, trainer: FederatedTrainer, summary: Mapping[str, Any]) -> None:
         """Stop the bars, and print the table and the path of the run folder."""
         self.stop()
         self.console.print(accuracy_table(summary))
-        self.console.print(f"{summary['seconds']:.1f} s; everything is in {trainer.folder.path}", soft_wrap=True)
-
-    def on_exception(self, *_: Any) -> None:
-        """Restore the terminal."""
-        self.stop()
+        done = f"{summary['seconds']:.1f} s; everything is in {trainer.folder.path}"
+        self.console.print(rich_text(done), soft_wrap=True)
 
     def stop(self) -> None:
         """Stop the live view if it is running."""
@@ -108,7 +113,7 @@ class JsonProgress(FederatedCallback):
     def on_run_start(self, trainer: FederatedTrainer) -> None:
         """Write what runs and its estimated cost."""
         about: dict[str, Any] = {"method": type(trainer.method).__name__, "dataset": trainer.data.source.name}
-        about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path)}
+        about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path), "notes": list(trainer.parts.notes)}
         self._write("start", {**about, **asdict(trainer.cost)})
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:

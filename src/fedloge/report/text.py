@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedloge.markup import markdown_text
 from fedloge.plotting import percent
 from fedloge.report import headline
 from fedloge.report.figures.clients import worst_words
@@ -15,15 +16,15 @@ from fedloge.tables import Table
 
 def markdown(runs: Sequence[RunData]) -> str:
     """Facts, warnings, headline numbers, accuracies by class, the worst clients and differing options, as Markdown."""
-    blocks = [f"# {', '.join(run.name for run in runs)}"]
+    blocks = [f"# {markdown_text(', '.join(run.name for run in runs))}"]
     blocks += [_facts(run) for run in runs]
-    blocks += [f"> {warning}" for warning in headline.warnings(runs)]
+    blocks += [f"> {markdown_text(warning)}" for warning in headline.warnings(runs)]
     blocks += [table.markdown() for table in headline.tables(runs)]
-    blocks += [f"Last round, on test images. Classes: {headline.shot_words(runs)}."]
+    blocks += [f"Last round, on test images. Classes: {markdown_text(headline.shot_words(runs))}."]
     for run in runs:
         blocks += [table.markdown() for table in (class_table(run),) if table.rows]
         if ModelView("personal") in run.clients:
-            blocks.append(f"{run.name}: {worst_words(run.clients[ModelView('personal')])}")
+            blocks.append(f"{markdown_text(run.name)}: {worst_words(run.clients[ModelView('personal')])}")
     difference = headline.differences(runs)
     blocks += [difference.markdown()] if difference else []
     return "\n\n".join(blocks) + "\n"
@@ -72,4 +73,5 @@ def _numbers(run: RunData) -> list[list[object]]:
 
 
 def _facts(run: RunData) -> str:
-    return f"**{run.name}**: " + ", ".join(f"{name} {value}" for name, value in headline.facts(run)) + "."
+    facts = ", ".join(f"{name} {value}" for name, value in headline.facts(run))
+    return f"**{markdown_text(run.name)}**: {markdown_text(facts)}."

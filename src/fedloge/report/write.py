@@ -11,6 +11,7 @@ from rich.console import Console
 from fedloge.callbacks import FederatedCallback
 from fedloge.checks import check_choice
 from fedloge.errors import ConfigError, FedlogeError
+from fedloge.markup import rich_text
 from fedloge.report.run_data import RunData, read_runs
 from fedloge.trainer import FederatedTrainer
 
@@ -34,6 +35,9 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
     """
     format = format or _format_of(output)
     check_choice("format", format, FORMATS)
+    ending = _ending(output)
+    if ending in FORMATS and ending != format:
+        raise ConfigError("format", format, f"but output={str(output)!r} ends in .{ending}", "Leave one of them out.")
     target = Path(output) if output else (Path(paths[0]) if len(paths) == 1 else Path()) / f"report.{format}"
     content = _render(read_runs(paths), format)
     try:
@@ -62,13 +66,17 @@ class WriteReport(FederatedCallback):
             target = write_report([trainer.folder.path])
         except Exception as error:
             reason = str(error) if isinstance(error, FedlogeError) else repr(error)
-            self.console.print(f"no report: {reason}", soft_wrap=True, markup=False)
+            self.console.print(rich_text(f"no report: {reason}"), soft_wrap=True)
         else:
-            self.console.print(f"report: {target}", soft_wrap=True, markup=False)
+            self.console.print(rich_text(f"report: {target}"), soft_wrap=True)
+
+
+def _ending(output: str | Path | None) -> str:
+    return Path(output).suffix.lstrip(".").lower() if output else ""
 
 
 def _format_of(output: str | Path | None) -> str:
-    suffix = Path(output).suffix.lstrip(".").lower() if output else "html"
+    suffix = _ending(output) if output else "html"
     if suffix not in FORMATS:
         raise ConfigError("output", str(output), "has an ending that is no format", "Give --format too.")
     return suffix

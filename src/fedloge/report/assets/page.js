@@ -2,7 +2,14 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const touch = window.matchMedia("(pointer: coarse)").matches;
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    displayModeBar: touch ? false : "hover", // a finger cannot hover: the bar would always cover the legend
+    typesetMath: false, // dollar signs of names are no formulas
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  };
 
   const scales = {
     sequential: [
@@ -36,7 +43,7 @@
       changes[axis + ".zerolinecolor"] = color("--line");
     }
     // A finger that scrolls the page must not zoom the figure.
-    if (window.matchMedia("(pointer: coarse)").matches) changes["dragmode"] = false;
+    if (touch) changes["dragmode"] = false;
     if (layout.coloraxis) changes["coloraxis.colorscale"] = scales[layout.meta.scale][dark.matches ? 1 : 0];
     return changes;
   }

@@ -85,7 +85,7 @@ def _bars(run: RunData, view: View, group: str, after: Floats, before: Floats | 
     return {
         "type": "bar",
         "name": group,
-        "x": [run.class_names[c] for c in members],
+        "x": plot.texts(run.class_names[c] for c in members),
         "y": plot.numbers(after[members]),
         "marker": {"color": SHOT_COLORS[group]},
         "customdata": [[int(run.class_counts[c]), percent(old[c]), int(tests[c])] for c in members],

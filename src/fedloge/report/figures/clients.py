@@ -59,7 +59,7 @@ def client_images(run: RunData, key: str) -> Panel:
         {
             "type": "bar",
             "name": group,
-            "x": [names[i] for i in chosen],
+            "x": plot.texts(names[i] for i in chosen),
             "marker": {"color": SHOT_COLORS[group]},
             "hovertemplate": "<b>%{x}</b>: %{y} training images<extra></extra>",
         }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedloge.data.statistics import Floats
+from fedloge.markup import plotly_text
 from fedloge.methods.base import View
 from fedloge.plotting import RUN_COLORS
 from fedloge.report.figures import plot
@@ -88,7 +89,8 @@ def _accuracy(runs: Sequence[RunData], view: View, caption: str, measures: Seque
 def _label(run: RunData, runs: Sequence[RunData], stage: ModelView) -> str:
     if len(runs) == 1:
         return "as trained" if stage.before or not run.changed(stage.model) else f"after {run.last_step}"
-    return f"{run.name}, before" if stage.before else run.name
+    name = plotly_text(run.name)
+    return f"{name}, before" if stage.before else name
 
 
 def _trace(run: RunData, label: str, position: int, dotted: bool = False, alone: bool = True) -> Json:
@@ -141,7 +143,8 @@ def _lines(
         for column, name in columns.items():
             if column in run.metrics:
                 dotted, alone = column != next(iter(columns)), len(runs) == 1
-                label = name if alone else f"{run.name}, {name}" if dotted else run.name
+                own = plotly_text(run.name)
+                label = name if alone else f"{own}, {name}" if dotted else own
                 trace = _trace(run, label, position, dotted, alone)
                 values = plot.numbers(run.metrics[column] * scale, 6)
                 traces.append({**trace, "y": values, "hovertemplate": "%{y:.4~g} " + unit})

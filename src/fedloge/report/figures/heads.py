@@ -130,7 +130,7 @@ def _points(run: RunData, norms: Floats, counts: Ints, name: str, stage: str) ->
         "name": name,
         "x": [int(n) + 1 for n in counts],
         "y": plot.numbers(norms),
-        "text": list(run.class_names),
+        "text": plot.texts(run.class_names),
         "customdata": [int(n) for n in counts],
         "marker": {
             "size": 9,

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedloge.markup import plotly_text
+
 Json = dict[str, Any]
 
 
@@ -55,7 +57,8 @@ class Panel:
 
 def sort_control(orders: Mapping[str, Sequence[str]]) -> Control:
     """A control that sorts the horizontal axis; takes the names of the axis in each order, by the order's label."""
-    return Control("Sort", [Option(label, {}, {"xaxis.categoryarray": list(names)}) for label, names in orders.items()])
+    shown = {label: [plotly_text(name) for name in names] for label, names in orders.items()}
+    return Control("Sort", [Option(label, {}, {"xaxis.categoryarray": names}) for label, names in shown.items()])
 
 
 def client_label(client: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fedloge.markup import plotly_text, shortened
 from fedloge.plotting import MAX_CLASSES
 from fedloge.report.figures.panel import Json
 
@@ -31,7 +32,12 @@ def bar_layout(x: Json, y: Json, **options: Any) -> Json:
 
 def narrow_bars(name: str, x: Sequence[str], **trace: Any) -> Json:
     """Bars within other bars, for a second value; the page draws them in the colour of its text (``ink``)."""
-    return {"type": "bar", "width": 0.22, "opacity": 0.6, "meta": "ink", "name": name, "x": list(x), **trace}
+    return {"type": "bar", "width": 0.22, "opacity": 0.6, "meta": "ink", "name": name, "x": texts(x), **trace}
+
+
+def texts(names: Iterable[str]) -> list[str]:
+    """Names as plotly's categories and labels."""
+    return [plotly_text(name) for name in names]
 
 
 def percent_axis(title: str) -> Json:
@@ -45,7 +51,7 @@ def category_axis(title: str, order: Sequence[str]) -> Json:
         "title": {"text": title},
         "type": "category",
         "categoryorder": "array",
-        "categoryarray": list(order),
+        "categoryarray": texts(order),
         "range": [-0.6, len(order) - 0.4],
         "automargin": True,
         "showgrid": False,
@@ -54,10 +60,12 @@ def category_axis(title: str, order: Sequence[str]) -> Json:
 
 
 def _tick_labels(names: Sequence[str]) -> Json:
-    """Hide the labels of more than 50 names; slant long ones."""
+    """Hide the labels of more than 50 names; slant long ones, and shorten very long ones."""
     if len(names) > 50:
         return {"showticklabels": False, "ticks": ""}
-    return {"tickangle": -45 if max(map(len, names)) > 4 and len(names) > 4 else 0}
+    labels = [shortened(name) for name in names]
+    slanted = {"tickangle": -45 if max(map(len, labels)) > 4 and len(labels) > 4 else 0}
+    return {**slanted, "tickvals": texts(names), "ticktext": texts(labels)} if labels != list(names) else slanted
 
 
 def heat_names(title: str, names: Sequence[str]) -> Json:
@@ -70,8 +78,8 @@ def heat_map(x: Sequence[str], y: Sequence[str], hover: str, **cells: Any) -> Js
     gap = 1 if len(x) <= 20 else 0
     return {
         "type": "heatmap",
-        "x": list(x),
-        "y": list(y),
+        "x": texts(x),
+        "y": texts(y),
         "xgap": gap,
         "ygap": gap,
         "coloraxis": "coloraxis",
