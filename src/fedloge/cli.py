@@ -15,6 +15,7 @@ from fedloge.checks import check_paths
 from fedloge.errors import FedlogeError, did_you_mean
 from fedloge.options import check_options, read_mapping
 from fedloge.runs.locate import require_run, run_config
+from fedloge.system.configs import resolved
 from fedloge.system.imports import loading
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args[0] not in VERBS:
             raise FedlogeError(f"no verb {args[0]!r}.{did_you_mean(args[0], VERBS)} Choose one of {', '.join(VERBS)}.")
-        return VERBS[args[0]](args[1:])
+        return VERBS[args[0]](resolved(args[0], args[1:]))
     except FedlogeError as error:
         print(f"fedloge: error: {error}", file=sys.stderr)
         return 2
@@ -69,6 +70,8 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
     known, rest = parser.parse_known_args(args)
     if known.log_format not in ("text", "json"):
         raise FedlogeError(f"--log_format={known.log_format!r} is unknown. Choose text or json.")
+    if known.quiet and known.log_format == "json":
+        raise FedlogeError("--quiet prints nothing and --log_format=json a line per round. Leave one of them out.")
     check_options(rest, (*vars(known), "resume"))
     _load(quiet=known.quiet or known.log_format == "json")
 
@@ -167,6 +170,7 @@ def study(args: Sequence[str]) -> int:
     from fedloge.experiments.live import CellProgress
     from fedloge.experiments.study import load_study
     from fedloge.experiments.study_report import banner, check_measures, study_rows, study_table, write_study
+    from fedloge.markup import rich_text
 
     console, code = Console(), 0
     plans = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
@@ -177,7 +181,7 @@ def study(args: Sequence[str]) -> int:
             plan.run(progress.update)
         rows = study_rows(plan)
         write_study(plan, rows)
-        console.print(banner(plan).replace("**", ""), study_table(plan, rows), sep="\n\n")
+        console.print(rich_text(banner(plan).replace("**", "")), study_table(plan, rows), sep="\n\n")
         code |= _finish(plan)
     return code
 
@@ -348,6 +352,34 @@ def partition(args: Sequence[str]) -> int:
     return 0
 
 
+def configs(args: Sequence[str]) -> int:
+    """``fedloge configs``."""
+    from fedloge.system.configs import copy, listing, names
+
+    description = "List the configurations that come with the package, or copy them. fit, compare, study, sweep, "
+    parser = argparse.ArgumentParser(
+        prog="fedloge configs",
+        description=f"{description}partition and collapse take their names in place of a file.",
+        usage="fedloge configs [copy NAME... DIR | copy --all DIR]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("action", nargs="?", choices=("list", "copy"), default="list", help="list (default) or copy")
+    parser.add_argument("names", nargs="*", metavar="NAME... DIR", help="what to copy, and the folder to copy it to")
+    parser.add_argument("--all", action="store_true", help="copy everything")
+    known = parser.parse_intermixed_args(args)
+    if known.action == "list":
+        if known.names or known.all:
+            raise FedlogeError("`fedloge configs` lists; write `fedloge configs copy NAME DIR` to copy.")
+        print("\n".join(listing()))
+        return 0
+    *chosen, target = known.names or [""]
+    if not target or bool(chosen) == known.all:
+        raise FedlogeError("write `fedloge configs copy NAME DIR`, or --all in place of the name.")
+    for path in copy(names() if known.all else chosen, target):
+        print(path)
+    return 0
+
+
 def doctor(args: Sequence[str]) -> int:
     """``fedloge doctor``; returns 1 if a required package is missing."""
     description = "Print the environment, versions, devices and missing packages."
@@ -434,6 +466,7 @@ LISTING: tuple[tuple[str, str, Callable[[Sequence[str]], int]], ...] = (
         "show the split of the data over clients; train nothing",
         partition,
     ),
+    ("configs [copy NAME|--all DIR]", "list or copy the configurations of the package", configs),
     ("doctor", "versions, devices, and missing packages", doctor),
     ("collapse VERB ...", "the neural-collapse lab: `fedloge collapse --help`", collapse),
 )

@@ -19,7 +19,7 @@ import fedloge.models
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.sources.base import Source
-from fedloge.errors import FedlogeError, RunError, one_line
+from fedloge.errors import ConfigError, FedlogeError, RunError, one_line
 from fedloge.executors import BY_NAME
 from fedloge.executors.client import quiet_lightning
 from fedloge.methods.base import Method
@@ -64,8 +64,12 @@ class FedlogeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Draw the initial weights from the run's seed."""
-        asked = self.config.get("seed_everything")
-        if isinstance(asked, int) and not isinstance(asked, bool):
+        asked, own = self.config.get("seed_everything"), self.config.trainer.seed
+        if asked is True:
+            raise ConfigError("seed_everything", asked, "draws no seed", "Give a number, or set trainer.seed.")
+        if asked is not None and asked is not False:
+            if own not in (asked, self.parser.get_defaults().trainer.seed):
+                raise ConfigError("seed_everything", asked, f"but trainer.seed={own}", "Leave one of them out.")
             self.config.trainer.seed = asked
         self.config.seed_everything = False
         with quiet_lightning():

@@ -11,6 +11,7 @@ import torch
 
 from fedloge.executors.base import ClientTask
 from fedloge.executors.client import LocalTraining
+from fedloge.federation.sampling import cohort_size
 from fedloge.federation.state import FederatedState, num_bytes
 from fedloge.methods.base import Method, Phase
 
@@ -55,8 +56,9 @@ def preflight(trainer: FederatedTrainer, state: FederatedState) -> Cost:
     """Estimate the cost of a run from a few steps of one client, on a copy: the run itself does not change."""
     method, data = trainer.method, trainer.data
     phases = [phase for phase in method.phases(trainer.local_epochs) if phase.epochs]
-    clients = max(1, round(trainer.participation * len(trainer.population)))
-    batches = sum(-(-client.num_examples // data.batch_size) for client in trainer.population) * trainer.participation
+    clients = cohort_size(len(trainer.population), trainer.participation)
+    share = clients / len(trainer.population)
+    batches = sum(-(-client.num_examples // data.batch_size) for client in trainer.population) * share
     workers = min(trainer.executor.workers, clients)
     client = max(trainer.population, key=lambda other: other.num_examples)
     try:

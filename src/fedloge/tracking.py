@@ -54,12 +54,15 @@ class Tracking(FederatedCallback):
         for name in names:
             check_installed(name)
         self.names = tuple(dict.fromkeys(names))
+        self._opened: list[Logger] = []
         self._started = False
 
     def on_run_start(self, trainer: FederatedTrainer) -> None:
         """Open the loggers; a resumed run continues in the same files and the same W&B run."""
         folder = trainer.folder
-        trainer.loggers = [*trainer.loggers, *(_open(name, folder) for name in self.names)]
+        others = [logger for logger in trainer.loggers if logger not in self._opened]  # of an earlier run
+        self._opened = [_open(name, folder) for name in self.names]
+        trainer.loggers = [*others, *self._opened]
         self._started = True
         config = folder.path / "config.yaml"
         options = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
@@ -82,6 +85,7 @@ class Tracking(FederatedCallback):
             logger.finalize("success")
         for board in boards:
             board.experiment.finish()
+        self._started = False
 
 
 def split_names(loggers: Any) -> tuple[list[str], Any]:
@@ -134,7 +138,7 @@ def wandb_logger(folder: RunFolder) -> RoundLogger:
         run = wandb.init(
             project=known.get("project") or os.environ.get("WANDB_PROJECT") or "fedloge",
             id=known.get("id"),
-            name=folder.path.name,
+            name=folder.path.name[:128],  # W&B refuses longer ones
             dir=str(folder.path.resolve()),
             resume="allow",
             settings=wandb.Settings(console="off"),  # the live view would fill W&B's log with its redrawings

@@ -12,11 +12,12 @@ from lightning.pytorch.loggers import Logger
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
+from fedloge.errors import ConfigError
 from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientTask, Executor, LocalSettings, make_executor
 from fedloge.executors.client import quiet_lightning
-from fedloge.federation import checks, results
+from fedloge.federation import checks, results, settings
 from fedloge.federation.parts import HasParts, Parts, training_work
 from fedloge.federation.progress import Progress, resume
 from fedloge.federation.round import Faults, Received
@@ -113,7 +114,7 @@ class FederatedTrainer(Trainer, HasParts):
             )
         self.rounds, self.local_epochs, self.participation = rounds, local_epochs, participation
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.asked_executor, self.seed = executor, seed
+        self.asked_executor, self.seed, self.asked_precision = executor, seed, precision
         self.run_dir, self.overwrite = run_dir, overwrite
         self.on_client_failure, self.min_clients = on_client_failure, min_clients
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
@@ -121,7 +122,8 @@ class FederatedTrainer(Trainer, HasParts):
         self.personal_shots: PersonalShots = personal_shots
         attempts = 2 if on_client_failure == "retry" else 1
         device = self.strategy.root_device
-        self.local_settings = LocalSettings(seed, accelerator, devices, precision, device, threads, attempts, profile)
+        used = self.precision
+        self.local_settings = LocalSettings(seed, accelerator, devices, used, device, threads, attempts, profile)
         self._interrupts = Interrupts()
         configure_cpu(threads)  # for what uses a finished run; attach() sets it again
 
@@ -138,7 +140,7 @@ class FederatedTrainer(Trainer, HasParts):
         Args:
             model: A :class:`Method`.
             train_dataloaders: May be the data module, as with Lightning; data loaders have no clients.
-            val_dataloaders: Not used.
+            val_dataloaders: Refused: no model is selected on data.
             datamodule: A :class:`FederatedDataModule`.
             ckpt_path: ``last`` resumes the run in ``run_dir`` from its newest checkpoint, or starts it if there is
                 none; ``previous`` resumes from the checkpoint before.
@@ -148,11 +150,17 @@ class FederatedTrainer(Trainer, HasParts):
             RunError: If the folder is in use, holds another run, or a checkpoint is damaged.
         """
         method, data = checks.check_types(model, datamodule or train_dataloaders)
+        settings.check_precision(self.asked_precision, self.precision)
+        if val_dataloaders is not None:
+            remedy = "Leave it out: the data module has the test sets, and no model is selected."
+            raise ConfigError("val_dataloaders", type(val_dataloaders).__name__, "is not used", remedy)
         folder = self._run_folder(method)
         with folder.locked():
             checkpoint = folder.find_checkpoint(ckpt_path)
             if ckpt_path is None:
                 folder.check_free(self.overwrite)
+            if checkpoint is None:
+                settings.refuse_idle(self, method, data)
             start = self.start(method, data)
             if checkpoint is None:
                 self._progress = Progress(start)
@@ -263,6 +271,7 @@ class FederatedTrainer(Trainer, HasParts):
         data.prepare_data()
         data.setup("fit")
         checks.check_fit(method, data)
+        method.restart()
         self.attach(method, data)
         method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
         return method.initial_state(data.num_clients, lambda k: generator(self.seed, 0, k, Stream.PERSONAL))
@@ -275,20 +284,23 @@ class FederatedTrainer(Trainer, HasParts):
             data: Data module after ``setup``.
             folder: Run folder; that of ``run_dir`` by default.
         """
-        settings, folder = self.local_settings, folder or self._run_folder(method)
-        configure_cpu(settings.threads)  # another trainer may have changed it since this one was made
+        local, folder = self.local_settings, folder or self._run_folder(method)
+        configure_cpu(local.threads)  # another trainer may have changed it since this one was made
         self.strategy.precision_plugin.convert_module(method)  # as every local fit does: entries keep one type
         method.server_data = checks.server_data(method, data)
         population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
         work = training_work(method, population, self.rounds * self.participation * self.local_epochs)
-        executor = make_executor(self.asked_executor, work, method, settings, data)
-        executor.start(method, data, settings)
-        threads = max(executor.idle_cores, settings.threads)
+        executor = make_executor(self.asked_executor, work, method, local, data)
+        executor.start(method, data, local)
+        threads = max(executor.idle_cores, local.threads)
         evaluator = Evaluator(
-            method, data, population, self.mask_absent, self.shot_rule, settings.device, threads, self.personal_shots
+            method, data, population, self.mask_absent, self.shot_rule, local.device, threads, self.personal_shots
         )
-        faults = Faults(folder, self.on_client_failure, settings.attempts, self.min_clients)
-        self._parts = Parts(method, data, population, executor, evaluator, folder, faults, self.seed)
+        faults = Faults(folder, self.on_client_failure, local.attempts, self.min_clients)
+        notes = list(settings.notes(self, method, data))
+        self._parts = Parts(
+            method, data, population, executor, evaluator, folder, faults, self.seed, self.participation, notes
+        )
 
     def _run_folder(self, method: Method) -> RunFolder:
         return RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
@@ -97,6 +97,9 @@ class Executor(ABC):
     def workers(self) -> int:
         """Greatest number of clients that are trained at the same time."""
         return 1
+
+    fixed_workers: ClassVar[bool] = False
+    """Whether :attr:`workers` is the number in use, and not only a limit, before the first round."""
 
     @property
     def idle_cores(self) -> int:

@@ -64,6 +64,8 @@ class Processes(Executor):
         ConfigError: If ``workers`` is not between 1 and 1024.
     """
 
+    fixed_workers = True
+
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None:
             check_threads("trainer.executor.workers", workers)  # this process evaluates with as many threads

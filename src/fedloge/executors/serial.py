@@ -12,6 +12,8 @@ from fedloge.federation.state import ClientStore, SharedState
 class Serial(Executor):
     """The reference executor: one module, trained for one client at a time."""
 
+    fixed_workers = True
+
     def run(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
         """Yield the outcome of every task in order."""
         for task in tasks:

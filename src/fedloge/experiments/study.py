@@ -16,6 +16,7 @@ from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, 
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
 from fedloge.options import EXECUTION, flatten, meaning, merged, override_value, read_mapping, set_option
+from fedloge.system.configs import beside
 
 SCALES = ("tiny", "small", "full")
 UNTRAINED = ("frames", "cosines")
@@ -153,7 +154,8 @@ def _settings(content: Mapping[str, Any], at: Mapping[str, Any], path: Path, sca
     found: dict[str, dict[str, Any]] = {}
     for setting, files in scales.items():
         if files.get(scale) is not None:
-            base = typed(read_mapping(path.parent / str(files[scale]), "scales"), SCALE_KEYS, str(files[scale]))
+            file = beside(path, str(files[scale]))
+            base = typed(read_mapping(file, "scales"), SCALE_KEYS, str(files[scale]))
             found[setting] = {"about": str(files[scale]), **base}
             for name, value in {**at, **entries[setting].get("options", {})}.items():
                 set_option(found[setting], str(name), value)

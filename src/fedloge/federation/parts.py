@@ -11,6 +11,7 @@ from fedloge.evaluation.evaluator import Evaluator
 from fedloge.executors.base import Executor
 from fedloge.federation.progress import Progress
 from fedloge.federation.round import Faults
+from fedloge.federation.sampling import cohort_size
 from fedloge.methods.base import Client, Method
 from fedloge.preflight import Cost
 from fedloge.runs.folder import RunFolder
@@ -31,6 +32,8 @@ class Parts:
         folder: Run folder.
         faults: Records failed clients.
         seed: Seed of the run.
+        participation: Fraction of the clients that take part in a round.
+        notes: What a user should know before the first round, as sentences.
     """
 
     method: Method
@@ -41,10 +44,20 @@ class Parts:
     folder: RunFolder
     faults: Faults
     seed: int
+    participation: float = 1.0
+    notes: Sequence[str] = ()
 
     def info(self) -> dict[str, Any]:
         """Entries of ``environment.json``."""
-        return {"seed": self.seed, "device": str(self.evaluator.device)}
+        cohort = cohort_size(len(self.population), self.participation)
+        return {
+            "seed": self.seed,
+            "device": str(self.evaluator.device),
+            "precision": self.executor.settings.precision,
+            "executor": type(self.executor).__name__,
+            "workers": min(self.executor.workers, cohort) if self.executor.fixed_workers else None,
+            "clients_per_round": cohort,
+        }
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint has in common with every run that may resume from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class Method(LightningModule):
     before the first round, or in every :meth:`aggregate` if *renewed*; *server* entries never leave it.
 
     Args:
-        backbone: Backbone θ, which maps images to features.
+        backbone: Backbone θ, which maps images to features; the method trains a copy of it.
         num_classes: Number of classes C; the command line takes it from the data.
         lr: Learning rate of local SGD.
         momentum: Momentum of local SGD; the optimiser is new in every round, so momentum never crosses rounds.
@@ -132,6 +133,7 @@ class Method(LightningModule):
             pass over the test images.
         views: The models that the method has.
         privileged: Privileged knowledge that the server needs; declared wherever results are shown.
+        idle: Options that do nothing beside a value of another: ``{("option", value): ("idle option", ...)}``.
         finalized: Effect of :meth:`finalize` on the models, in one word for tables.
         server_data: Privileged knowledge of the server, set before :meth:`prepare`.
         anchor: Shared weights as received (w^t), during local training.
@@ -148,12 +150,14 @@ class Method(LightningModule):
     bodies: ClassVar[tuple[str, ...]] = ("backbone",)
     views: ClassVar[tuple[View, ...]] = ("global", "personal")
     privileged: ClassVar[tuple[Knowledge, ...]] = ()
+    idle: ClassVar[Mapping[tuple[str, Any], Sequence[str]]] = {}
     finalized: ClassVar[str] = "fine-tuned"
 
     server_data: ServerData = ServerData()
     anchor: Tensors
     client: Client
     phase: Phase
+    _start: dict[str, Tensor] | None = None
 
     def __init__(
         self,
@@ -173,7 +177,7 @@ class Method(LightningModule):
         check_not_negative("model.weight_decay", weight_decay, "The recipe has 0.")
         check_choice("model.agg", agg, ("examples", "uniform"))
         self.automatic_optimization = False
-        self.backbone = backbone
+        self.backbone = copy.deepcopy(backbone)  # training changes it, and the caller may use it for another method
         self.num_classes = num_classes
         self.lr, self.momentum, self.weight_decay, self.agg = lr, momentum, weight_decay, agg
         self.register_buffer("own_counts", torch.zeros(num_classes), persistent=False)
@@ -360,6 +364,25 @@ class Method(LightningModule):
         self.examples += examples
 
     # State -------------------------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Return to the entries before the first run, so that a method that is used again starts like a new one.
+
+        Entries that ``load_state_dict`` has brought since then are kept.
+        """
+        if self._start is None:
+            self._start = {name: entry.clone() for name, entry in self.state_dict().items()}
+            return
+        self.to(next(entry.dtype for entry in self._start.values() if entry.is_floating_point()))
+        self.load_entries(self._start)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in torch; the next run starts from these entries."""
+        self._start = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_start": None}  # a copy, for a worker for example, starts where it is
 
     def initial_state(self, num_clients: int, generator: Callable[[int], torch.Generator]) -> FederatedState:
         """State before the first round, from the current entries of the module.

@@ -4,13 +4,14 @@ Federated Features, IJCAI 2022)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fedloge.checks import check_least, check_not_negative
+from fedloge.errors import ConfigError
 from fedloge.federation.state import ClientUpdate, FederatedState, Tensors
 from fedloge.losses import head_gradients
 from fedloge.methods.base import Batch, View
@@ -40,6 +41,7 @@ class CReFF(FedAvg):
 
     renewed = ("retrained",)
     server = ("synthetic",)
+    idle: ClassVar = {("match_steps", 0): ("match_lr",)}
 
     def __init__(
         self,
@@ -57,6 +59,9 @@ class CReFF(FedAvg):
         check_least("model.per_class", per_class, 1)
         check_least("model.head_epochs", head_epochs, 1)
         check_least("model.head_batch_size", head_batch_size, 1)
+        if self.tau_norm:
+            problem = "but CReFF's generic model has the head that the server trains"
+            raise ConfigError("model.tau_norm", self.tau_norm, problem, "Leave it out.")
         check_not_negative("model.match_steps", match_steps, "The authors have 100.")
         check_not_negative("model.match_lr", match_lr, "The authors have 0.1.")
         check_not_negative("model.head_lr", head_lr, "The authors have 0.01.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fedloge.checks import check_choice, check_not_negative
 from fedloge.federation.state import FederatedState
@@ -26,6 +26,8 @@ class FedAvgFT(FedAvg):
         finetune_lr: Learning rate of fine-tuning; None takes ``lr``.
         **kwargs: Options of :class:`FedAvg`.
     """
+
+    idle: ClassVar = {("finetune_epochs", 0): ("finetune_part", "finetune_lr")}
 
     def __init__(
         self,

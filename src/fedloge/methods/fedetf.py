@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class FedETF(Method):
     """
 
     fixed = ("etf",)
+    idle: ClassVar = {("pm", "none"): ("finetune_epochs", "finetune_cycles"), ("loss", "dr"): ("count_floor",)}
 
     def __init__(
         self,

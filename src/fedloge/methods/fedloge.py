@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,14 @@ class FedLoGe(Method):
     fixed = ("sse", "realigned")
     bodies = ("backbone", "projection")
     finalized = "realigned"
+    idle: ClassVar = {
+        ("classifier", "sse_c"): ("classifier_rescale",),
+        **{("classifier", drawn): ("sse_solver", "sse_frame") for drawn in get_args(FixedClassifier)[1:]},
+        ("ga", False): ("ga_scale", "ga_tau", "ga_bias"),
+        ("la", False): ("la_norms", "la_source"),
+        ("finetune_epochs", 0): ("finetune_lr",),
+        ("pm_rule", "phi+psi"): ("la_norms", "la_source", "finetune_epochs"),  # it does not have LA-FR's head
+    }
 
     def __init__(
         self,

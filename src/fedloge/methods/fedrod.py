@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,6 +30,7 @@ class FedROD(FedAvg):
     """
 
     personal = ("personal_head",)
+    idle: ClassVar = {("balanced", False): ("count_floor",)}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ under Heterogeneous and Long-tailed Data, ICCV 2025)."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class FedYoYo(FedAvg):
 
     personal = ("phi",)
     renewed = ("prior",)
+    idle: ClassVar = {("lam", 0): ("ramp", "temperature"), ("strength", 0): ("local_share", "rho")}
 
     def __init__(
         self,

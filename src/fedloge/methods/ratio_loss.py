@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class RatioLoss(FedAvg):
 
     renewed = ("class_weights",)
     privileged = ("auxiliary",)
+    idle: ClassVar = {("beta", 0): ("refresh_every",)}
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +15,9 @@ import torch
 
 PACKAGES = ("fedloge", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""The repository, if the package is imported from one: that of ``src/fedloge``."""
+
 
 def environment() -> dict[str, Any]:
     """Versions, machine, threads, git commit and command."""
@@ -22,14 +27,28 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(CHECKOUT) or _installed_commit(),
         "command": sys.argv[1:],
     }
 
 
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+def git_commit(checkout: Path) -> str | None:
+    """Commit of a repository whose root is that folder; None if it lies in another repository, or in none.
+
+    A package in a virtual environment often lies in the repository of its user, whose commit says nothing about it.
+    """
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "HEAD"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # set in git's hooks
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        found = subprocess.run(command, capture_output=True, timeout=5, check=True, env=own).stdout
+        root, commit = os.fsdecode(found).splitlines()
+        return commit if Path(root).samefile(checkout) else None
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def _installed_commit() -> str | None:
+    """The commit that pip recorded if it installed the package from a repository (PEP 610)."""
+    origin = metadata.distribution("fedloge").read_text("direct_url.json")
+    commit: str | None = json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
+    return commit
