@@ -69,8 +69,8 @@ def startup(folder: Path) -> list[str]:
     lines = [
         "## Start-up",
         "",
-        f"{result['date']}, commit {result['commit']}, {result['machine']['processor']}, CPU seconds of fresh processes, "
-        f"{result['runs'][0]['pairs']} pairs; *before* is the version before the packages were rearranged "
+        f"{result['date']}, commit {result['commit']}, {result['machine']['processor']}, CPU seconds of fresh "
+        f"processes, {result['runs'][0]['pairs']} pairs; *before* is the version before the packages were rearranged "
         "(`python -m benchmarks.startup --against SRC`).",
         "",
         "| command | CPU s | / `import torch` | / before | 95 % interval |",
