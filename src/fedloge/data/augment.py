@@ -143,7 +143,7 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """float32 images (x/255 - mean) / std per channel, in the memory layout of :func:`rescale`; without 255 if floats."""
+    """float32 images (x/255 - mean) / std per channel, in the layout of :func:`rescale`; floats stand for x/255."""
     return rescale(images, *scale_and_shift(tuple(mean), tuple(std), images.device, full_scale(images.dtype)))
 
 

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import csv
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedloge.data.images import Images, TensorImages
-from fedloge.data.loader import BatchSettings, SequentialLoader
-from fedloge.data.sources.base import Dataset
-from fedloge.errors import DataError
+from fedloge.data.images import TensorImages
+from fedloge.errors import ConfigError, DataError
 
 IN_MEMORY_LIMIT = 4 * 2**30
 """Size of an array, in bytes, above which an ``.npz`` file is mapped into memory instead of read."""
-
-
-@torch.no_grad()
-def embed(images: Images, body: Callable[[Tensor], Tensor], settings: BatchSettings) -> Tensor:
-    """Features of all images, float32 [n, d] on the CPU, without augmentation.
-
-    Args:
-        images: Images.
-        body: Function from normalised images [n, channels, H, W] to features [n, d].
-        settings: Batch settings; batches lie on their device.
-    """
-    nobody = torch.zeros(len(images), dtype=torch.int64)
-    batches = SequentialLoader(images, nobody, torch.arange(len(images)), settings)
-    return torch.cat([body(batch).float().cpu() for batch, _ in batches])
-
-
-def embed_dataset(dataset: Dataset, body: Callable[[Tensor], Tensor], settings: BatchSettings) -> Dataset:
-    """The dataset with the features of its images in their place."""
-    parts: dict[str, Images | None] = {
-        field.name: getattr(dataset, field.name)
-        for field in dataclasses.fields(dataset)
-        if hasattr(getattr(dataset, field.name), "gather") and not isinstance(getattr(dataset, field.name), Tensor)
-    }
-    found = {name: as_images(embed(images, body, settings)) for name, images in parts.items() if images is not None}
-    changes: dict[str, Any] = dict(found)
-    return dataclasses.replace(dataset, **changes)
 
 
 def as_images(features: Tensor) -> TensorImages:
@@ -88,18 +60,30 @@ def read_features(path: str | Path, columns: str = "f_*") -> dict[str, NDArray[A
     return arrays
 
 
-def write_features(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as :func:`read_features` reads them: ``.npz``, or a ``.parquet`` table.
+def check_output(path: str | Path) -> None:
+    """Check that :func:`write_features` can write such a file.
 
     Raises:
-        DataError: If the suffix is another, or pyarrow is missing.
+        ConfigError: If the suffix is unknown or the folder does not exist.
+        DataError: If pyarrow is missing.
     """
+    file = Path(path)
+    if file.suffix not in (".npz", ".parquet"):
+        raise ConfigError("output", str(path), "has an unknown ending", "Choose .npz or .parquet.")
+    if not file.parent.is_dir():
+        raise ConfigError("output", str(path), "lies in a folder that does not exist", "Make the folder first.")
+    if file.suffix == ".parquet":
+        _pyarrow()
+
+
+def write_features(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as :func:`read_features` reads them: an ``.npz`` file, or a ``.parquet`` table."""
     file = Path(path)
     partial = file.with_name(f".{file.name}.partial")
     if file.suffix == ".npz":
         with partial.open("wb") as stream:
-            np.savez(stream, **dict(arrays))
-    elif file.suffix == ".parquet":
+            np.savez(stream, **dict(arrays))  # type: ignore[arg-type]
+    else:
         pyarrow, parquet = _pyarrow()
         names = [name for name in arrays if name not in ("features", "class_names")]
         table = {("label" if name == "labels" else name): arrays[name] for name in names}
@@ -108,8 +92,6 @@ def write_features(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None
         if "class_names" in arrays:
             table["label"] = np.asarray(arrays["class_names"])[table["label"]]
         parquet.write_table(pyarrow.table(table), partial)
-    else:
-        raise DataError(f"--output={str(path)!r} must end in .npz or .parquet.")
     partial.replace(file)
 
 
@@ -140,8 +122,8 @@ def _mapped(file: Path, name: str) -> NDArray[Any]:
                 found: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
                 return found
         with archive.open(name) as member:  # positions the header within the member
-            version = np.lib.format.read_magic(member)
-            shape, fortran, dtype = np.lib.format._read_array_header(member, version)  # type: ignore[attr-defined]
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran, dtype = readers[np.lib.format.read_magic(member)](member)
             head = member.tell()
         stream.seek(info.header_offset + 26)
         name_length, extra_length = np.frombuffer(stream.read(4), "<u2").tolist()
@@ -150,4 +132,25 @@ def _mapped(file: Path, name: str) -> NDArray[Any]:
 
 
 def _read_table(file: Path, columns: str) -> dict[str, NDArray[Any]]:
-    raise DataError(f"data.source.file={str(file)!r} must end in .npz or .parquet.")
+    """Arrays of a table; columns of text stay text."""
+    found = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file)
+    names = [name for name in found if fnmatch(name, columns)]
+    arrays: dict[str, NDArray[Any]] = {name: found[name] for name in found if name in ("split", "site", "group")}
+    if "label" in found:
+        arrays["labels"] = found["label"]
+    if names:
+        arrays["features"] = np.stack([found[name].astype(np.float32) for name in names], axis=1)
+    return arrays
+
+
+def _read_parquet(file: Path) -> dict[str, NDArray[Any]]:
+    _, parquet = _pyarrow()
+    table = parquet.read_table(file)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _read_text(file: Path) -> dict[str, NDArray[Any]]:
+    with file.open(newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ","))
+    columns = zip(*rows[1:], strict=True)
+    return {name: np.array(column) for name, column in zip(rows[0], columns, strict=True)}

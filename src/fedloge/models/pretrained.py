@@ -93,8 +93,8 @@ class TorchvisionBackbone(ImportedBackbone):
         if name not in names:
             remedy = did_you_mean(name, names).strip() or "See torchvision's classification models."
             raise ConfigError("model.backbone.name", name, "is no classification model of torchvision", remedy)
-        builder, options = models.get_model_builder(name), {}
-        if "aux_logits" in inspect.signature(builder).parameters:
+        options: dict[str, Any] = {}
+        if "aux_logits" in inspect.signature(models.get_model_builder(name)).parameters:
             options["aux_logits"] = False
         if image_size is not None and "vit" in name:
             options["image_size"] = image_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -41,7 +42,7 @@ class MLP(Backbone):
             check_least("model.backbone.hidden", width, 1)
         widths = [in_channels, *hidden]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.in_channels, self.out_features = in_channels, widths[-1]

@@ -44,7 +44,9 @@ class Resident:
         if isinstance(loader.images, TensorImages) and fits(loader.images.images, device):
             self.here, self.images = True, TensorImages(loader.images.images.to(device))
         self.labels = loader.labels.to(device)
-        self._scaling = scale_and_shift(tuple(self.settings.mean), tuple(self.settings.std), device, full_scale(first.dtype))
+        self._scaling = scale_and_shift(
+            tuple(self.settings.mean), tuple(self.settings.std), device, full_scale(first.dtype)
+        )
         size = self.settings.batch_size
         batches = min(PAGE_BYTES // (size * first.nbytes), -(-len(loader.images) // size))
         self.page_size = size * max(batches, 1)
