@@ -245,6 +245,10 @@ class Method(LightningModule):
         """Learning rates by submodule, for those that do not use ``lr``."""
         return {}
 
+    def sgd_options(self) -> Mapping[str, Mapping[str, float]]:
+        """Options of SGD by submodule (``lr``, ``momentum``, ``weight_decay``), where they are not the method's."""
+        return {part: {"lr": rate} for part, rate in self.learning_rates().items()}
+
     def report_received(self, batches: Iterable[Batch]) -> Tensors:
         """Further tensors for the server, measured on the received model; empty by default.
 
@@ -327,26 +331,27 @@ class Method(LightningModule):
         return losses
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD over the parameters that the phase trains, a group per learning rate; fused on the CPU.
+        """SGD over the parameters that the phase trains, a group per set of options; fused on the CPU.
 
         A fused update reads gradients in the memory layout of their parameters, which autograd gives them where these
         are dense. It cannot mix first and later steps, so momentum starts from zero, with the same result.
         """
-        groups: dict[float, list[nn.Parameter]] = {}
+        usual = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        special = self.sgd_options()
+        groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                rates = [rate for part, rate in self.learning_rates().items() if within(name, part)]
-                groups.setdefault(rates[0] if rates else self.lr, []).append(parameter)
+                own = next((options for part, options in special.items() if within(name, part)), {})
+                groups.setdefault(tuple({**usual, **own}.items()), []).append(parameter)
         trained = [parameter for parameters in groups.values() for parameter in parameters]
         optimizer = torch.optim.SGD(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            [{"params": parameters, **dict(options)} for options, parameters in groups.items()],
+            **usual,  # type: ignore[arg-type]
             fused=True if all(map(_can_be_fused, trained)) else None,
         )
-        for parameter in trained if self.momentum else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
 
     def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:
