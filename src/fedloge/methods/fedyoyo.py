@@ -43,6 +43,7 @@ class FedYoYo(FedAvg):
     personal = ("phi",)
     renewed = ("prior",)
     idle: ClassVar = {("lam", 0): ("ramp", "temperature"), ("strength", 0): ("local_share", "rho")}
+    needs_images = True
 
     def __init__(
         self,
