@@ -1,7 +1,9 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from plotly import graph_objects
 
 from fedloge.plotting import MAX_CLASSES, percent
@@ -50,6 +52,46 @@ def test_plotly_accepts_runs_side_by_side(make_run):
     assert {"curves-global", "classes-global-0", "classes-global-1", "clients-1", "confusion-personal-1"} <= set(keys)
     assert [key for key in keys if key.startswith("partition")] == ["partition-0"]
     assert [key for key in keys if key.startswith("frame")] == ["frame-0-sse"]
+
+
+def same_at_the_end(run):
+    """The run if realignment had no effect in the last round."""
+    metrics = {name: values.copy() for name, values in run.metrics.items()}
+    for name, values in metrics.items():
+        if name.startswith("before_realignment/"):
+            values[-1] = metrics[name.removeprefix("before_realignment/")][-1]
+    parts = {view: run.summary[view] for view in ("global", "personal")}
+    accuracy = {view: run.class_accuracy[ModelView(view.model)] for view in run.class_accuracy}
+    summary = {**run.summary, "before_realignment": parts}
+    return replace(run, metrics=metrics, summary=summary, class_accuracy=accuracy)
+
+
+def test_both_curves_stay_where_they_end_at_the_same_value(run):
+    for panel in curves.learning_curves([same_at_the_end(run)]):
+        assert [trace["name"] for trace in panel.data] == ["after realignment", "as trained"]
+        after, before = (trace["y"] for trace in panel.data)
+        assert after[-1] == before[-1]
+        assert after[0] != before[0]
+        assert len({trace["legendgroup"] for trace in panel.data}) == 2
+
+
+def test_a_step_without_any_effect_has_no_curve(run):
+    columns = {name: name.removeprefix("before_realignment/") for name in run.metrics}
+    idle = same_at_the_end(run)
+    idle = replace(idle, metrics={name: run.metrics[column] for name, column in columns.items()})
+    for panel in curves.learning_curves([idle]):
+        assert [trace["name"] for trace in panel.data] == ["as trained"]
+
+
+def test_what_only_rounding_leaves_of_a_zero_is_zero(run):
+    """SSE-C solved to the last bit: its variances are those of float32."""
+    frame = torch.nn.functional.normalize(torch.eye(4) - 0.25).float()
+    exact = replace(run, frames={"sse": frame}, class_names=list("abcd"))
+    rows = {name: value for name, value, _ in heads.frame_rows(exact, "sse")}
+    assert [rows[name] for name in ("row norm, variance", "angle, variance", "largest error of a cosine")] == ["0"] * 3
+    rough = replace(run, frames={"sse": frame + torch.tensor([[0.01, 0, 0, 0]] * 4)}, class_names=list("abcd"))
+    assert "e-0" in dict(row[:2] for row in heads.frame_rows(rough, "sse"))["largest error of a cosine"]
+    assert heads.frame(run, "sse", "key").title == "Cosines between the classes of SSE‑C"
 
 
 def test_bars_hold_the_accuracies_most_frequent_class_first(run):

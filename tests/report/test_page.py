@@ -27,8 +27,8 @@ FIGURES = {
 class Visit:
     """A page that is open, with what its console said and what it asked the network for."""
 
-    def __init__(self, browser, path, scheme="light", width=1280):
-        self.page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    def __init__(self, browser, path, scheme="light", width=1280, **device):
+        self.page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900}, **device)
         self.said, self.requested = [], []
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
@@ -85,6 +85,23 @@ def test_the_page_follows_the_colour_scheme(report, visit):
     shown.page.wait_for_function(f"{title} !== '{before[1]}'")
     assert shown.ground() != before[0]
     assert shown.said == []
+
+
+def test_nothing_is_hidden_on_a_phone(report, visit):
+    """Plotly's toolbar would cover the legend, and the tables of accuracies have their last column."""
+    shown = visit(report, width=390, has_touch=True, is_mobile=True)
+    assert shown.page.locator(".modebar-btn").count() == 0
+    hidden = "all => all.map((one) => one.scrollWidth - one.clientWidth)"
+    assert shown.page.eval_on_selector_all("#result .scroll", hidden) == [0, 0]
+    assert visit(report).page.locator(".modebar-btn").count() > 0
+
+
+def test_digits_on_the_cells_of_the_dark_page_are_white_with_a_dark_edge(report, visit):
+    digits = ".plot .heatmap-label text"
+    colours = "all => [...new Set(all.map((one) => [getComputedStyle(one).fill, getComputedStyle(one).stroke].join()))]"
+    dark = visit(report, "dark").page.eval_on_selector_all(digits, colours)
+    assert dark == ["rgb(255, 255, 255),rgb(13, 36, 64)"]
+    assert len(visit(report).page.eval_on_selector_all(digits, colours)) > 1  # black or white, by the cell
 
 
 def test_bars_are_sorted_on_demand_in_all_figures(report, visit):

@@ -88,7 +88,7 @@ def _curve_panel(axes: Axes, runs: Sequence[RunData], view: View) -> None:
             label = f"after {run.last_step}" if run.changed(view) else "as trained"
             label = matplotlib_text(run.name) if len(runs) > 1 else label
             axes.plot(rounds, 100 * stage_values(run, shown, key), color=color, label=label, marker=".", ms=4)
-            if old.prefix + key in run.metrics:
+            if run.changed(view) and old.prefix + key in run.metrics:
                 label = "as trained" if len(runs) == 1 else ""
                 axes.plot(rounds, 100 * stage_values(run, old, key), color=color, alpha=0.7, ls=":", label=label)
     title = "generic model, global test set" if view == "global" else "personal models, own test sets, mean of clients"

@@ -161,8 +161,16 @@ class RunData:
         return order
 
     def changed(self, view: View) -> bool:
-        """Whether the last step changed the numbers of ``global`` or ``personal``."""
-        return self.last_step is not None and self.headline(view) != self.headline(view, before=True)
+        """Whether the last step changed ``global`` or ``personal``, in any round or class: the end may be the same."""
+        if self.last_step is None:
+            return False
+        after, before = ModelView(view), ModelView(view, before=True)
+        curves = [column.removeprefix(before.prefix) for column in self.metrics if column.startswith(before.prefix)]
+        pairs = [(self.metrics[after.prefix + name], self.metrics[before.prefix + name]) for name in curves]
+        if before in self.class_accuracy and after in self.class_accuracy:
+            pairs.append((self.class_accuracy[after], self.class_accuracy[before]))
+        different = any(np.any((new != old) & ~np.isnan(old)) for new, old in pairs)
+        return different or self.headline(view) != self.headline(view, before=True)
 
     def headline(self, view: View, before: bool = False) -> Mapping[str, float] | None:
         """Numbers of ``summary.json`` for ``global`` or ``personal``; None if the method has no such model."""

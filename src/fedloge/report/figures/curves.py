@@ -65,7 +65,7 @@ def _accuracy(runs: Sequence[RunData], view: View, caption: str, measures: Seque
     traces, values, measures = [], [], [measure for measure in measures if measure.higher_is_better]
     keys = [measure.name for measure in measures]
     for position, run in enumerate(runs):
-        for stage in (ModelView(view), ModelView(view, before=True)):
+        for stage in (ModelView(view), ModelView(view, before=True))[: 1 + run.changed(view)]:
             if stage.prefix + keys[0] in run.metrics:
                 label = _label(run, runs, stage)
                 traces.append(_trace(run, label, position, dotted=stage.before, alone=len(runs) == 1))

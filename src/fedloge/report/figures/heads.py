@@ -19,6 +19,9 @@ from fedloge.report.run_data import HeadNorms, RunData
 MAX_PAIRED = 2000
 """Largest number of classes whose pairs are measured: beyond that their angles need gigabytes of memory."""
 
+ROUNDING = 1e-6
+"""Relative size of what remains of a zero in float32, in which classifiers are saved."""
+
 MAX_POINTS = 50_000
 """Largest number of points of all clients' classifiers in a page: beyond that, the last clients are left out."""
 
@@ -81,7 +84,7 @@ def frame(run: RunData, name: str, key: str) -> Panel:
     )
     axis = plot.heat_names("", names)
     shown = plot.heat_layout(400, axis, axis, "diverging", cmin=-1, cmax=1)
-    title = f"Angles between the classes of {SYMBOLS.get(name, name)}"
+    title = f"Cosines between the classes of {SYMBOLS.get(name, name)}"
     return Panel(key, title, caption, [trace], shown)
 
 
@@ -100,11 +103,16 @@ def frame_rows(run: RunData, name: str) -> list[tuple[str, str, str]]:
     return [
         *rows,
         ("row norm, mean", f"{found.norm_mean:.4f}", ""),
-        ("row norm, variance", f"{found.norm_var:.2e}", "0"),
+        ("row norm, variance", _small(found.norm_var, (ROUNDING * found.norm_mean) ** 2), "0"),
         ("angle, mean", f"{found.angle_mean:.3f}°", f"{math.degrees(math.acos(ideal)):.3f}°"),
-        ("angle, variance", f"{found.angle_var:.2e} deg²", "0"),
-        ("largest error of a cosine", f"{found.max_cos_error:.2e}", "0"),
+        ("angle, variance", _small(found.angle_var, math.degrees(ROUNDING) ** 2, " deg²"), "0"),
+        ("largest error of a cosine", _small(found.max_cos_error, ROUNDING), "0"),
     ]
+
+
+def _small(value: float, rounding: float, unit: str = "") -> str:
+    """A number near 0, which is 0 where the rounding of float32 explains it."""
+    return "0" if value <= rounding else f"{value:.2e}{unit}"
 
 
 def symbol(head: HeadNorms) -> str:
