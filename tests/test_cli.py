@@ -90,6 +90,7 @@ def test_quiet_is_quiet(tmp_path, capsys):
     assert main([*QUICKSTART, *SHORT, "--quiet", f"--trainer.run_dir={tmp_path / 'run'}"]) == 0
     assert capsys.readouterr().out == ""
     assert "--log_format='xml' is unknown" in fail(capsys, *QUICKSTART, "--log_format=xml")
+    assert "Leave one of them out" in fail(capsys, *QUICKSTART, "--quiet", "--log_format=json")
 
 
 def test_other_precisions_run(tmp_path):
@@ -129,6 +130,19 @@ def test_seed_everything_is_the_seed(tmp_path):
         assert main([*QUICKSTART, *SHORT, option, f"--trainer.run_dir={tmp_path / name}"]) == 0
     file = "checkpoints/last/shared.safetensors"
     assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_two_seeds_are_refused(capsys):
+    error = fail(capsys, *QUICKSTART, "--seed_everything=5", "--trainer.seed=6")
+    assert "seed_everything=5 but trainer.seed=6. Leave one of them out." in error
+    assert "seed_everything=True draws no seed" in fail(capsys, *QUICKSTART, "--seed_everything=true")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="16-mixed is possible on a GPU")
+def test_a_precision_that_the_device_lacks_is_refused(capsys, tmp_path):
+    options = ["--trainer.precision=16-mixed", f"--trainer.run_dir={tmp_path / 'run'}"]
+    assert "trainer.precision='16-mixed' is not possible on this device" in fail(capsys, *QUICKSTART, *options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_test_gives_the_same_numbers(quickstart, capsys):

@@ -16,6 +16,7 @@ from fedloge.cli import main
 from fedloge.errors import ConfigError
 from fedloge.runs.folder import RunFolder
 from fedloge.trainer import FederatedTrainer
+from names import AWKWARD
 from wandb_files import read_runs
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,18 @@ def test_tables_and_bar_charts_of_the_final_models(logged, run):
     for view in ("global", "personal"):
         assert "bar" in charts[f"per_class_accuracy/{view}"]["panel_config"]["panelDefId"]
         assert len(run.table(last[f"per_class_accuracy/{view}_table"])) == 10
+
+
+def test_tables_for_wandb_have_the_names_as_they_are(tmp_path):
+    pytest.importorskip("wandb")
+    folder = RunFolder(tmp_path)
+    names = list(AWKWARD.values())
+    scores = {"round": 1, "view": "global", "n_train": 3, "n_test": 2, "accuracy": 0.5}
+    folder.append("per_class.csv", [{**scores, "class": c, "name": name} for c, name in enumerate(names)])
+    found = tracking.final_tables(folder, {"rounds": 1, "shots": {"groups": ["many"] * len(names)}})
+    assert set(found) == {"per_class", "per_client", "per_class_accuracy/global"}
+    column = found["per_class"].columns.index("name")
+    assert [row[column] for row in found["per_class"].data] == names
 
 
 def test_the_heat_map_of_sse_c(run):

@@ -105,6 +105,8 @@ def test_bad_input_gets_one_line(run_folder, make_run, tmp_path, capsys):
     assert "is not a run" in fail(capsys, "report", str(tmp_path / "absent"))
     assert "given twice" in fail(capsys, "report", str(run_folder), str(run_folder))
     assert "Choose one of html, md, csv, png" in fail(capsys, "report", str(run_folder), "--format=pdf")
+    mixed = fail(capsys, "report", str(run_folder), "--format=md", f"--output={tmp_path / 'x.html'}")
+    assert "format='md' but output=" in mixed
     assert "Give --format too" in fail(capsys, "report", str(run_folder), f"--output={tmp_path / 'x.pdf'}")
     (tmp_path / "folder.md").mkdir()
     assert "cannot be written" in fail(capsys, "report", str(run_folder), f"--output={tmp_path / 'folder.md'}")
