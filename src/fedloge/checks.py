@@ -75,6 +75,16 @@ def check_share(argument: str, value: float) -> None:
         raise ConfigError(argument, value, "must lie in [0, 1]", "It is a share.")
 
 
+def check_unused(argument: str, value: Any, default: Any, beside: str) -> None:
+    """Require the default of an option that has no effect beside another.
+
+    Raises:
+        ConfigError: If it has another value; it names the other option.
+    """
+    if value != default:
+        raise ConfigError(argument, value, f"has no effect with {beside}", "Leave one of them out.")
+
+
 def check_paths(paths: Iterable[str | Path]) -> None:
     """Require files or folders that exist.
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from fedloge.checks import check_unused
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
 from fedloge.errors import ConfigError
@@ -39,7 +40,7 @@ def refuse_idle(trainer: Any, method: Method, data: FederatedDataModule) -> None
     if "personal" not in method.views:
         for name, default in (("mask_absent", "off"), ("personal_shots", "global")):
             beside = f"{type(method).__name__}, which has no personal models"
-            _refuse_value(f"trainer.{name}", getattr(trainer, name), default, beside)
+            check_unused(f"trainer.{name}", getattr(trainer, name), default, beside)
 
 
 def _refuse(section: str, owner: Any, idle: Idle) -> None:
@@ -47,12 +48,7 @@ def _refuse(section: str, owner: Any, idle: Idle) -> None:
     for (option, value), names in idle.items():
         if getattr(owner, option) == value:
             for name in names:
-                _refuse_value(f"{section}.{name}", getattr(owner, name), defaults[name], f"{section}.{option}={value}")
-
-
-def _refuse_value(option: str, value: Any, default: Any, beside: str) -> None:
-    if value != default:
-        raise ConfigError(option, value, f"has no effect with {beside}", "Leave one of them out.")
+                check_unused(f"{section}.{name}", getattr(owner, name), defaults[name], f"{section}.{option}={value}")
 
 
 def _refuse_replaced(data: FederatedDataModule) -> None:

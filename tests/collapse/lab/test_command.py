@@ -157,6 +157,9 @@ def test_json_has_no_nan(tmp_path):
 
 
 def test_bad_norms():
+    for name, value in {"head": "phi", "state": "final"}.items():
+        with pytest.raises(ConfigError, match=f"{name}={value!r} has no effect with run=null"):
+            Norms(**{name: value})
     with pytest.raises(ConfigError, match="lambdas=-1"):
         Norms(lambdas=[-1.0])
     with pytest.raises(ConfigError, match="empty class"):

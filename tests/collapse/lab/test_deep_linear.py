@@ -236,6 +236,8 @@ def test_the_output_folder(tmp_path, capsys):
         "lambda_h=-0.1 must be positive": {"lambda_h": -0.1},
         "momentum=1.0": {"momentum": 1.0},
         "std=0.0": {"std": 0.0},
+        "lr=0.3 has no effect with optimizer=lbfgs": {"optimizer": "lbfgs", "lr": 0.3, "momentum": 0.9},
+        "momentum=0.5 has no effect with optimizer=adam": {"optimizer": "adam", "momentum": 0.5},
         "loss='hinge' is unknown": {"loss": "hinge"},
         "bias=True has no closed form": {"bias": True},
         "cross entropy with layers=2 has no closed form": {"loss": "ce", "layers": [2]},

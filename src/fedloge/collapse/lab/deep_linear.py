@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedloge.checks import check_choice, check_least, check_not_negative, check_positive, check_threads
+from fedloge.checks import check_choice, check_least, check_not_negative, check_positive, check_threads, check_unused
 from fedloge.collapse.lab import theory
 from fedloge.collapse.lab.output import Output
 from fedloge.collapse.measurement import measure
@@ -99,6 +99,9 @@ class DeepLinear:
         check_not_negative("momentum", self.momentum, "0.9 is usual.")
         if self.momentum >= 1:
             raise ConfigError("momentum", self.momentum, "must be below 1", "0.9 is usual.")
+        for name, default in (("momentum", 0.9), ("lr", 0.1)):
+            if self.optimizer == "lbfgs" or (self.optimizer, name) == ("adam", "momentum"):
+                check_unused(name, getattr(self, name), default, f"optimizer={self.optimizer}")
         for name in ("layers", "seeds"):
             if not getattr(self, name):
                 raise ConfigError(name, [], "is empty", "Give at least one.")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
-from fedloge.checks import check_choice, check_positive
+from fedloge.checks import check_choice, check_positive, check_unused
 from fedloge.collapse.lab import theory
 from fedloge.collapse.lab.output import Output
 from fedloge.errors import ConfigError
@@ -47,6 +47,9 @@ class Norms:
 
     def __post_init__(self) -> None:
         check_choice("state", self.state, ("last", "final"))
+        if self.run is None:
+            check_unused("head", self.head, "psi", "run=null")
+            check_unused("state", self.state, "last", "run=null")
         for name in ("layers", "lambdas"):
             if not getattr(self, name):
                 raise ConfigError(name, [], "is empty", "Give at least one.")
