@@ -103,6 +103,7 @@ class FederatedTrainer(Trainer, HasParts):
         checks.check_lengths(rounds, local_epochs, participation, evaluate_every, checkpoint_every)
         checks.check_limits(seed, threads, on_client_failure, min_clients)
         check_metric(keep_best)
+        settings.check_words(executor, mask_absent, shot_rule, personal_shots)
         names, loggers = split_names(logger)
         tracking = [Tracking(names)] if names or loggers else []
         with quiet_lightning(), checks.clear_accelerator_errors(accelerator):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from fedloge.checks import check_unused
+from fedloge.checks import check_choice, check_unused
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
 from fedloge.errors import ConfigError
+from fedloge.evaluation.evaluator import MaskAbsent, PersonalShots
+from fedloge.evaluation.shots import ShotRule
+from fedloge.executors import BY_NAME, Executor
 from fedloge.methods.base import Method
 
 Idle = Mapping[tuple[str, Any], Sequence[str]]
@@ -23,6 +26,19 @@ DATA_IDLE: Idle = {
     ("scheme", "natural"): ("alpha", "min_samples"),
     ("scheme", "dirichlet_paper"): ("min_samples",),
 }
+
+
+def check_words(executor: Any, mask_absent: Any, shot_rule: str, personal_shots: str) -> None:
+    """Check the trainer's options that are words.
+
+    Raises:
+        ConfigError: If one is unknown; it names the known ones.
+    """
+    if not isinstance(executor, Executor):
+        check_choice("trainer.executor", executor, ("auto", *BY_NAME))
+    check_choice("trainer.mask_absent", mask_absent or "off", get_args(MaskAbsent))
+    check_choice("trainer.shot_rule", shot_rule, get_args(ShotRule))
+    check_choice("trainer.personal_shots", personal_shots, get_args(PersonalShots))
 
 
 def refuse_idle(trainer: Any, method: Method, data: FederatedDataModule) -> None:

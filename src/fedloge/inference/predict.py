@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from fedloge.checks import check_choice
 from fedloge.data.images import gather_batches
 from fedloge.inference.images import find_images, open_images
 from fedloge.inference.models import choose_model
@@ -67,7 +68,12 @@ def predict_images(
 
 
 def print_predictions(predictions: Sequence[Prediction], names: Sequence[str], format: Format) -> None:
-    """Print predictions on standard output: as a table, as CSV, or as JSON with the probabilities of all classes."""
+    """Print predictions on standard output: as a table, as CSV, or as JSON with the probabilities of all classes.
+
+    Raises:
+        ConfigError: If the format is unknown.
+    """
+    check_choice("format", format, get_args(Format))
     if format == "json":
         rows = [
             {

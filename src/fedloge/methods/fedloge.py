@@ -139,6 +139,10 @@ class FedLoGe(Method):
         check_positive("model.ga_scale", self.ga_scale, "The released code has 1.7.")
         check_not_negative("model.ga_tau", self.ga_tau, "1 is GA-FR.")
         check_choice("model.pm_rule", self.pm_rule, get_args(PMRule))
+        check_choice("model.loss", self.loss, ("ce", "dr"))
+        check_choice("model.ga_bias", self.ga_bias, ("keep", "drop"))
+        check_choice("model.la_norms", self.la_norms, ("phi", "distribution"))
+        check_choice("model.la_source", self.la_source, ("raw", "unit"))
         check_not_negative("model.finetune_epochs", self.finetune_epochs, "0 turns it off.")
         for name, rate in (("head_lr", self.head_lr), ("finetune_lr", self.finetune_lr)):
             check_not_negative(f"model.{name}", rate, "null takes model.lr.")

@@ -33,6 +33,7 @@ class ResNet(Backbone):
     ) -> None:
         super().__init__()
         check_choice("model.backbone.init", init, ("he", "torch"))
+        check_choice("model.backbone.stem", stem, ("cifar", "imagenet"))
         builders = {18: tv.resnet18, 34: tv.resnet34, 50: tv.resnet50}
         if depth not in builders:
             raise ConfigError("model.backbone.depth", depth, "is not one of 18, 34, 50", "For others use CifarResNet.")

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from fedloge.checks import check_choice
 from fedloge.errors import RunError
 from fedloge.runs.checkpoint import LAST, Checkpoints
 from fedloge.runs.environment import environment
@@ -153,7 +154,12 @@ class RunFolder:
             return list(csv.DictReader(file))
 
     def find_checkpoint(self, asked: str | None) -> str | None:
-        """Name of the checkpoint to resume from, the newest for ``last``; None starts the run."""
+        """Name of the checkpoint to resume from, the newest for ``last``; None starts the run.
+
+        Raises:
+            ConfigError: If it is neither ``last`` nor ``previous``.
+        """
+        check_choice("ckpt_path", asked, (None, LAST, "previous"))
         if asked is None or not (self.path / MARKER).is_file():
             return None
         newest = self.checkpoints.newest()
