@@ -7,7 +7,14 @@ ROOT = Path(__file__).parents[1] / "src" / "fedloge"
 LAYERS = [
     ("errors",),
     ("checks", "options", "plotting", "tables"),
-    ("system", "federation.sampling", "federation.seeding", "federation.state", "federation.aggregation"),
+    (
+        "system",
+        "federation.sampling",
+        "federation.seeding",
+        "federation.state",
+        "federation.aggregation",
+        "federation.flat",
+    ),
     ("etf", "losses", "realign", "models"),
     ("methods",),
     ("data",),
