@@ -17,6 +17,7 @@ from fedloge.methods.base import Batch, View
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear, linear_init
+from fedloge.system.devices import upload
 
 
 class CReFF(FedAvg):
@@ -75,8 +76,9 @@ class CReFF(FedAvg):
         """The classes that the client has [m], and their gradients of the second head's weight [m, C, d]."""
         pairs = [(self.features(images), labels) for images, labels in batches]
         h, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
-        classes = torch.unique(labels)
-        return {"classes": classes, "gradients": head_gradients(self.retrained(h), h, labels)[0][classes]}
+        sizes = self.client.class_counts  # known to the host, which would have to wait for a count of the labels
+        classes = upload(torch.tensor([c for c, size in enumerate(sizes) if size]), h.device)
+        return {"classes": classes, "gradients": head_gradients(self.retrained(h), h, labels, sizes)[0][classes]}
 
     def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
         """FedAvg's average, the features after matching, and the head retrained on them."""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from broken import DivergesAtTwo, FailsAtTwo
+from cohorts import CAPTURED, five_clients, prepared
 from conftest import tiny_source
 from fedloge.data import FederatedDataModule
 from fedloge.data.images import TensorImages
@@ -24,25 +25,16 @@ from fedloge.executors.cuda.executor import Turns
 from fedloge.executors.cuda.program import CaptureError
 from fedloge.federation.state import FederatedState
 from fedloge.methods import (
-    CReFF,
     Ditto,
     FedAvg,
     FedAvgFT,
-    FedBABU,
-    FedBN,
-    FedETF,
     FedLoGe,
     FedNH,
     FedPer,
-    FedProx,
-    FedRep,
-    FedROD,
     FedYoYo,
-    LogitAdjustment,
     Phase,
-    RatioLoss,
 )
-from fedloge.methods.base import Client, ServerData
+from fedloge.methods.base import Client
 from fedloge.models import SmallCNN
 from fedloge.trainer import FederatedTrainer
 from harness import build, initial, same
@@ -51,52 +43,15 @@ from imitated_graphs import Graph, OnCPU, imitate
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = {"cpu": torch.device("cpu"), "cuda": torch.device("cuda", 0)}
-CAPTURED = [
-    (FedAvg, {}),
-    (FedAvg, {"pm": "local", "momentum": 0.0, "weight_decay": 0.1}),
-    (FedProx, {"mu": 0.5}),
-    (FedBN, {}),
-    (FedPer, {}),
-    (FedRep, {"head_epochs": 1, "body_epochs": 1}),
-    (Ditto, {}),
-    (FedROD, {"personal_lr": 0.1}),
-    (FedLoGe, {"beta": 0.3, "gamma": 1.0}),
-    (FedLoGe, {"beta": 0.3, "gamma": 1.0, "loss": "dr", "projection": True, "head_lr": 0.1}),
-    (FedBABU, {}),
-    (FedETF, {}),
-    (FedETF, {"loss": "dr", "projection": "batchnorm"}),
-    (FedNH, {}),
-    (CReFF, {}),
-    (LogitAdjustment, {}),
-    (RatioLoss, {}),
-]
 
 
 @pytest.fixture
 def data():
-    """Five clients; batch sizes 4, and 1 to 3 at the end of epochs."""
-    module = FederatedDataModule(
-        tiny_source(size=6),
-        num_clients=5,
-        imbalance_factor=4,
-        batch_size=4,
-        alpha=1.0,
-        augment="crop_flip",
-        auxiliary=3,
-    )
-    module.setup()
-    return module
+    return five_clients()
 
 
 def settings(precision="32-true", device="cpu"):
     return LocalSettings(7, accelerator=device, precision=precision, device=DEVICES[device])
-
-
-def prepared(method, data, **options):
-    made = build(method, **options)
-    made.server_data = ServerData(tuple(data.class_counts), data.auxiliary_set())
-    made.prepare(torch.Generator().manual_seed(1))
-    return made
 
 
 def train(executor, method, data, settings, phases=None, rounds=2):
