@@ -186,7 +186,7 @@ class Emulation(TorchDispatchMode):
         values, options = pytree.tree_map(lambda x: x.value if isinstance(x, OnDevice) else x, (args, kwargs))
         if function is aten.copy_.default:
             return self._copied(args, values, options)
-        self._check(function, args, leaves, here, there)
+        self._check(function, args, kwargs, leaves, here, there)
         result = function(*values, **options)
         self._order(function, args, kwargs, result)
         if self.graph is not None:
@@ -215,7 +215,7 @@ class Emulation(TorchDispatchMode):
         asynchronous = options.get("non_blocking", args[2] if len(args) > 2 else False)
         if isinstance(target, OnDevice):
             if not isinstance(source, OnDevice):
-                self.fault("copies between host and device")
+                self._from_host(source, asynchronous)
             self._order(aten.copy_.default, args, {}, None)
             values[0].copy_(values[1])
             if self.graph is not None:
@@ -229,7 +229,13 @@ class Emulation(TorchDispatchMode):
         self.copies.append((target, values[1].clone(), self.stream))
         return target.fill_(float("nan") if target.is_floating_point() else 77)
 
-    def _check(self, function, args, leaves, here, there):
+    def _from_host(self, source, asynchronous):
+        """A copy to the device, for which the host waits unless it is asynchronous, from page-locked memory."""
+        self.fault("copies between host and device")
+        if not asynchronous or not self._is_pinned(source):
+            self.wait("a copy to the device")
+
+    def _check(self, function, args, kwargs, leaves, here, there):
         """Note what a step must not do; raise what CUDA would."""
         if function is aten.index.Tensor:
             if any(index is not None and index.dtype == torch.bool for index in args[1]):
@@ -239,7 +245,7 @@ class Emulation(TorchDispatchMode):
         elif function is aten._to_copy.default and here and not there:
             self.wait("_to_copy to the host")
         elif function is aten._to_copy.default and not here:
-            self.fault("copies between host and device")
+            self._from_host(args[0], kwargs.get("non_blocking", False))
         elif function is not aten._foreach_copy_.default and here:
             strangers = [leaf for leaf in leaves if not isinstance(leaf, OnDevice)]
             if any(leaf.dim() for leaf in strangers):
@@ -295,6 +301,7 @@ def empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_mem
 
 
 def copy_from(source, target, non_blocking=False):
+    EMULATION.wait("a tensor of Python values")
     target.value.copy_(source)
     return target
 

@@ -84,7 +84,7 @@ class Lane:
         self.dtype = next(self.method.parameters()).dtype
         largest = max(self.sizes)  # a merged last batch may be larger than the others
         room = resident.page_size + max(0, largest - resident.settings.batch_size)
-        self.images = torch.zeros((room, *resident.shape), dtype=torch.uint8, device=self.device)
+        self.images = torch.zeros((room, *resident.shape), dtype=resident.dtype, device=self.device)
         self.labels = torch.zeros(room, dtype=torch.int64, device=self.device)
         self.rows = torch.arange(largest, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -182,12 +182,12 @@ class Lane:
     # Steps ---------------------------------------------------------------------------------------------------
 
     def program(self, phase: Phase) -> Program:
-        """Put the module into a phase and return its program, with the learning rates of the client."""
+        """Put the module into a phase and return its program, with the options of SGD that it has now."""
         self.method.begin_phase(phase)
         key = phase_key(phase)
         program = self._programs.get(key)
-        if program is None or not program.adopt(dict(self.method.learning_rates())):
-            if program is not None:  # its graphs have the old rates, and may still run
+        if program is None or not program.adopt(self.method.sgd_options()):
+            if program is not None:  # its graphs have the old options, and may still run
                 wait_for(self.device)
                 self.pool = device_module(self.device).graph_pool_handle() if self.graphs else None
             program = self._programs[key] = Program(self)

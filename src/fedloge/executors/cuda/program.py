@@ -64,22 +64,22 @@ class Program:
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
-        self.rates: Mapping[str, float] = dict(lane.method.learning_rates())
+        self.options = lane.method.sgd_options()
         self.names: tuple[str, ...] = ()
         self.graphs: dict[int, Captured] = {}
         self.optimizer = lane.method.configure_optimizers()
         self._momentum = [state["momentum_buffer"] for state in self.optimizer.state.values()]
 
-    def adopt(self, rates: Mapping[str, float]) -> bool:
-        """Take other learning rates; returns whether the captured steps have them too."""
-        if rates == self.rates:
+    def adopt(self, options: Mapping[str, Mapping[str, float]]) -> bool:
+        """Take other learning rates; returns whether that gives the step these options of SGD."""
+        if options == self.options:
             return True
-        changing = [group for group in self.optimizer.param_groups if group["part"] in rates]
-        if rates.keys() != self.rates.keys() or not all(isinstance(group["lr"], Tensor) for group in changing):
+        groups = [group for group in self.optimizer.param_groups if group["part"] in options]
+        if _but_rates(options) != _but_rates(self.options) or not all(isinstance(g["lr"], Tensor) for g in groups):
             return False
-        for group in changing:
-            group["lr"].fill_(rates[group["part"]])
-        self.rates = dict(rates)
+        for group in groups:
+            group["lr"].fill_(options[group["part"]].get("lr", self.lane.method.lr))
+        self.options = options
         return True
 
     def reset(self) -> None:
@@ -184,6 +184,10 @@ class Program:
         with no_collection(), uncounted(self.lane.method) as counters, recording:
             self.eager(size)
         return Captured(graph, [(counter, times) for counter, times in counters if times])
+
+
+def _but_rates(options: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {part: {**own, "lr": 0.0} for part, own in options.items()}
 
 
 def _first_line(error: Exception) -> str:
