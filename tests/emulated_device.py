@@ -312,6 +312,7 @@ LIBRARY.impl("_copy_from", copy_from, "PrivateUse1")
 _sanitizer.traceback = SimpleNamespace(
     StackSummary=SimpleNamespace(extract=lambda *_, **__: traceback.StackSummary()), walk_stack=lambda _: ()
 )
+torch.__future__.set_swap_module_params_on_conversion(True)  # else their values would stay
 EMULATION = Emulation()
 _setup_privateuseone_for_python_backend(NAME, Module())
 DEVICE = torch.device(NAME, 0)

@@ -72,9 +72,19 @@ def _downloaded(buffer: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_into(targets: Tensors, sources: Tensors) -> None:
-    """Copy tensors into those of the same names: where all lie on one accelerator, a kernel for many of them."""
-    names: dict[tuple[torch.dtype, torch.dtype], list[str]] = {}
+    """Copy tensors into those of the same names.
+
+    On an accelerator that is a kernel for many tensors, where they have one type there and one layout in memory.
+    """
+    groups: dict[Any, list[str]] = {}
     for name, source in sources.items():
-        names.setdefault((targets[name].dtype, source.dtype), []).append(name)
-    for group in names.values():
-        torch._foreach_copy_([targets[name] for name in group], [sources[name] for name in group])
+        target = targets[name]
+        alike = target.device == source.device and target.stride() == source.stride()
+        groups.setdefault((target.dtype, source.dtype, alike), []).append(name)
+    for names in groups.values():
+        torch._foreach_copy_([targets[name] for name in names], [sources[name] for name in names])
+
+
+def laid_out(tensor: Tensor, layout: torch.memory_format | None) -> Tensor:
+    """The tensor in a memory format, as ``Module.to`` gives it to a parameter; None leaves it as it is."""
+    return tensor.to(memory_format=layout) if layout is not None and tensor.dim() in (4, 5) else tensor

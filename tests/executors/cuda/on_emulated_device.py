@@ -17,7 +17,7 @@ from fedloge.federation.aggregation import weighted_mean
 from fedloge.federation.flat import FlatTensors
 from fedloge.federation.state import ClientUpdate
 from fedloge.methods import CReFF, Ditto, FedAvg, FedBN, FedLoGe, FedNH, FedProx, FedYoYo
-from fedloge.system.devices import is_accelerator
+from fedloge.system.devices import is_accelerator, upload_all
 from harness import initial, same
 
 WHOLE = FedProx, FedBN, Ditto, FedLoGe, FedNH, CReFF
@@ -105,21 +105,18 @@ def test_updates_are_averaged_where_they_are_and_the_mean_comes_to_the_host_once
     assert same(own, weighted_mean(plain))
 
 
-def test_loading_a_client_is_one_operation_per_type(emulation):
-    cohort, _ = one_round(Ditto, lanes=1)
+def test_loading_a_client_is_one_operation_per_type_on_tensors_of_one_layout(emulation):
+    cohort, _ = one_round(FedLoGe, {"gamma": 1.0, "beta": 0.3}.items(), lanes=1)
     (lane,) = cohort.lanes
     personal = {name: entry.cpu() for name, entry in lane.method.personal_entries().items()}
     training = lane._training(ClientTask(0, 1, lane.method.phases(1)))
     emulation.launched.clear()
-    training.begin(lane.received, cohorts_upload(personal))
+    training.begin(lane.received, upload_all(personal, DEVICE))
     names = [name for name in emulation.launched if name.endswith("copy_")]
-    assert names == ["aten::_foreach_copy_"] * 2 + ["aten::copy_"]  # floats, integers, class counts
-
-
-def cohorts_upload(tensors):
-    from fedloge.system.devices import upload_all
-
-    return upload_all(tensors, DEVICE)
+    assert names == ["aten::_foreach_copy_"] * 3 + ["aten::copy_"]  # floats, integers, a flag; class counts
+    entries = lane.method.state_dict()
+    received = {**lane.received.tensors, **lane.received.fixed}
+    assert all(tensor.stride() == entries[name].stride() for name, tensor in received.items())
 
 
 @pytest.mark.parametrize("method", [FedNH, FedYoYo, CReFF, Ditto])

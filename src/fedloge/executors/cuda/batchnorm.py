@@ -16,12 +16,15 @@ def uncounted(module: nn.Module) -> Iterator[list[tuple[Tensor, int]]]:
     """Keep every BatchNorm from counting its batches inside: a kernel per layer, for a number that the host knows.
 
     Yields a list that has, after the block, the counters and by how much the block would have raised them. A BatchNorm
-    without momentum averages with its counter and keeps it.
+    without momentum averages with its counter and keeps it, as does one with a forward pass of its own.
     """
     layers = [
         layer
         for layer in module.modules()
-        if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None and layer.momentum is not None
+        if isinstance(layer, _BatchNorm)
+        and type(layer).forward is _BatchNorm.forward
+        and layer.num_batches_tracked is not None
+        and layer.momentum is not None
     ]
     counters = [layer._buffers["num_batches_tracked"] for layer in layers]
     times = dict.fromkeys(layers, 0)

@@ -32,7 +32,7 @@ from fedloge.executors.cuda.resident import Resident
 from fedloge.executors.cuda.watchdog import LIMIT, Watchdog
 from fedloge.federation.state import ClientStore, SharedState, num_bytes
 from fedloge.methods.base import Method, Phase
-from fedloge.system.devices import device_module, is_accelerator, let_streams_run_apart, upload, wait_for
+from fedloge.system.devices import device_module, is_accelerator, laid_out, let_streams_run_apart, upload, wait_for
 
 LANES = 8
 """Lanes on a GPU, if its memory has room for them."""
@@ -157,6 +157,7 @@ class Cohort(Executor):
     def open(self, shared: SharedState, clients: ClientStore, tasks: Sequence[ClientTask]) -> list[Lane]:
         """Put everything on the device, try every new phase, and return the lanes to train with."""
         device = self.settings.device
+        self.watchdog.limit = LIMIT * (5 if self.benchmark else 2)  # libraries are loaded and choose algorithms
         self._receive(shared, tasks[0], len(clients))
         if not self.lanes:
             self.lanes.append(self._lane())
@@ -195,7 +196,7 @@ class Cohort(Executor):
             self._sizes = {size for images in counts for size in loader.settings.sizes(images)}
         if self._received is None:
             tensors, fixed = (
-                {name: torch.empty_like(tensor, device=device) for name, tensor in part.items()}
+                {name: laid_out(torch.empty_like(tensor, device=device), self._layout) for name, tensor in part.items()}
                 for part in (shared.tensors, shared.fixed)
             )
             self._received = SharedState(tensors, fixed)
@@ -204,11 +205,15 @@ class Cohort(Executor):
                 kept[name].copy_(upload(tensor, device))
         wait_for(device)
 
+    @property
+    def _layout(self) -> torch.memory_format | None:
+        """Memory format of images and convolutions, and of the received state, so that it is copied as it lies."""
+        wanted = True if self.channels_last is None and is_accelerator(self.settings.device) else self.channels_last
+        return {None: None, True: torch.channels_last, False: torch.contiguous_format}[wanted]
+
     def _lane(self) -> Lane:
         assert self._resident is not None
         assert self._received is not None
-        wanted = True if self.channels_last is None and is_accelerator(self.settings.device) else self.channels_last
-        layouts = {None: None, True: torch.channels_last, False: torch.contiguous_format}
         lane = Lane(
             self.method,
             self.data,
@@ -217,7 +222,7 @@ class Cohort(Executor):
             self.settings.seed,
             sizes=self._sizes,
             graphs=self.graphs,
-            layout=layouts[wanted],
+            layout=self._layout,
             native_batchnorm=self.batchnorm == "native",
             watchdog=self.watchdog,
         )
