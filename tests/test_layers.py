@@ -6,15 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "fedloge"
 LAYERS = [
     ("errors",),
-    ("checks", "options", "plotting", "tables"),
-    (
-        "system",
-        "federation.sampling",
-        "federation.seeding",
-        "federation.state",
-        "federation.aggregation",
-        "federation.flat",
-    ),
+    ("checks", "help", "options", "plotting", "tables"),
+    ("system", *(f"federation.{name}" for name in ("sampling", "seeding", "flat", "state", "aggregation"))),
     ("etf", "losses", "realign", "models"),
     ("methods",),
     ("data",),
