@@ -1,6 +1,7 @@
 """Whole lanes on an emulated device. ``test_emulated_device.py`` runs this in a process of its own."""
 
 import re
+import threading
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from fedloge.executors.client import LocalTraining
 from fedloge.executors.cuda import executor as cohorts
 from fedloge.executors.cuda.capture import Watch
 from fedloge.executors.cuda.program import CaptureError, Program
+from fedloge.executors.cuda.watchdog import Watchdog
 from fedloge.federation.aggregation import weighted_mean
 from fedloge.federation.flat import FlatTensors
 from fedloge.federation.state import ClientUpdate
 from fedloge.methods import CReFF, Ditto, FedAvg, FedBN, FedLoGe, FedNH, FedProx, FedYoYo
 from fedloge.system.devices import is_accelerator, upload_all
 from harness import initial, same
+from imitated_graphs import Graph
 
 WHOLE = FedProx, FedBN, Ditto, FedLoGe, FedNH, CReFF
 """One for each thing that a lane may meet: received weights, personal state, phases, several heads, reports."""
@@ -199,6 +202,25 @@ def test_results_that_are_read_before_they_arrive(monkeypatch):
     monkeypatch.setattr(cohorts.CohortModule, "on_train_end", lambda self: None)
     _, outcomes = one_round(FedAvg, lanes=2, graphs=False)
     assert all(outcome.update.metrics["loss"] != outcome.update.metrics["loss"] for outcome in outcomes)
+
+
+def test_a_step_that_does_not_return_ends_the_process(monkeypatch):
+    messages, ended = [], threading.Event()
+
+    def end(message):
+        messages.append(message)
+        ended.set()
+
+    def hang(self):
+        if not ended.wait(60):
+            raise TimeoutError("the watchdog did not see that a step hangs")
+
+    monkeypatch.setattr(cohorts, "LIMIT", 0.2)
+    monkeypatch.setattr(cohorts, "Watchdog", lambda: Watchdog(end))
+    monkeypatch.setattr(Graph, "replay", hang)
+    one_round(FedAvg, lanes=1, clients=(0,))
+    assert len(messages) == 1
+    assert "a step on the GPU has not finished" in messages[0]
 
 
 def test_flat_tensors_of_the_device_are_views_there():
