@@ -8,7 +8,7 @@ LAYERS = [
     ("errors",),
     ("checks", "help", "markup", "options"),
     ("plotting", "tables"),
-    ("system", "federation.sampling", "federation.seeding", "federation.state", "federation.aggregation"),
+    ("system", *(f"federation.{name}" for name in ("sampling", "seeding", "flat", "state", "aggregation"))),
     ("etf", "losses", "realign", "models"),
     ("methods",),
     ("data",),

@@ -419,13 +419,20 @@ def configs(args: Sequence[str]) -> int:
 
 
 def doctor(args: Sequence[str]) -> int:
-    """``fedloge doctor``; returns 1 if a required package is missing."""
+    """``fedloge doctor``; returns 1 if a required package is missing, or the check of the GPU fails."""
     description = "Print the environment, versions, devices and missing packages."
-    argparse.ArgumentParser(prog="fedloge doctor", description=description).parse_args(args)
+    parser = argparse.ArgumentParser(prog="fedloge doctor", description=description)
+    parser.add_argument("--gpu", action="store_true", help="also train a small network on the GPU, by captured steps")
+    known = parser.parse_args(args)
 
     from fedloge.system import doctor as office
 
     checks = office.examine()
+    if known.gpu:
+        _load("fedloge.executors.cuda.check")
+        from fedloge.executors.cuda.check import check_gpu
+
+        checks += check_gpu()
     print(office.report(checks))
     return 0 if office.healthy(checks) else 1
 

@@ -55,7 +55,9 @@ def dot_regression(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     return (cosines - 1).square().mean() / 2
 
 
-def head_gradients(logits: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def head_gradients(
+    logits: Tensor, features: Tensor, labels: Tensor, sizes: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Gradients of a linear head on the examples of each class alone, in closed form.
 
     Of class c's mean cross-entropy: G^c = mean_{i: y_i=c} (softmax(z_i) - e_c) h_iᵀ.
@@ -64,15 +66,23 @@ def head_gradients(logits: Tensor, features: Tensor, labels: Tensor) -> tuple[Te
         logits: z [n, C].
         features: h [n, d].
         labels: int64 [n].
+        sizes: Number of examples of each class, length C; None counts them, for which the host waits for the device.
 
     Returns:
         Gradients of the weight [C, C, d], indexed by c first, and of the bias [C, C]; zero for absent classes.
     """
-    errors = logits.softmax(1) - functional.one_hot(labels, logits.shape[1]).to(logits)
-    weight, bias = features.new_zeros(*errors.shape[1:] * 2, features.shape[1]), errors.new_zeros(errors.shape[1:] * 2)
-    for c in torch.unique(labels).tolist():
-        own = errors[labels == c]
-        weight[c], bias[c] = own.T @ features[labels == c] / len(own), own.mean(0)
+    num_classes = logits.shape[1]
+    errors = logits.softmax(1) - functional.one_hot(labels, num_classes).to(logits)
+    weight, bias = (
+        features.new_zeros(num_classes, num_classes, features.shape[1]),
+        errors.new_zeros(num_classes, num_classes),
+    )
+    by_class = labels.argsort(stable=True)
+    counts = list(torch.bincount(labels, minlength=num_classes).tolist() if sizes is None else sizes)
+    parts = zip(torch.split(errors[by_class], counts), torch.split(features[by_class], counts), strict=True)
+    for c, (own, h) in enumerate(parts):
+        if len(own):
+            weight[c], bias[c] = own.T @ h / len(own), own.mean(0)
     return weight, bias
 
 

@@ -14,6 +14,7 @@ from fedloge.executors.client import LocalTraining
 from fedloge.federation.sampling import cohort_size
 from fedloge.federation.state import FederatedState, num_bytes
 from fedloge.methods.base import Method, Phase
+from fedloge.system.devices import wait_for
 
 if TYPE_CHECKING:
     from fedloge.trainer import FederatedTrainer
@@ -95,7 +96,6 @@ def _step_seconds(trainer: FederatedTrainer, method: Method, state: FederatedSta
             images, labels = (precision.convert_input(tensor.to(device)) for tensor in batch)
             with precision.train_step_context():
                 method.local_step((images, labels), optimizer)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            wait_for(device)
             fastest = min(fastest, time.perf_counter() - began)
     return fastest

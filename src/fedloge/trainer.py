@@ -30,6 +30,7 @@ from fedloge.preflight import preflight
 from fedloge.runs.checkpoint import LAST
 from fedloge.runs.folder import RunFolder
 from fedloge.system.cpu import configure_cpu
+from fedloge.system.devices import let_streams_run_apart
 from fedloge.system.interrupts import Interrupted, Interrupts
 from fedloge.system.profiling import Profile
 from fedloge.tracking import Tracking, split_names
@@ -106,6 +107,7 @@ class FederatedTrainer(Trainer, HasParts):
         settings.check_words(executor, mask_absent, shot_rule, personal_shots)
         names, loggers = split_names(logger)
         tracking = [Tracking(names)] if names or loggers else []
+        let_streams_run_apart()
         with quiet_lightning(), checks.clear_accelerator_errors(accelerator):
             super().__init__(
                 accelerator=accelerator,

@@ -127,6 +127,12 @@ def check_site(words):
     assert (ROOT / "mkdocs.yml").is_file()
 
 
+def check_doctor(words):
+    """The options exist."""
+    with pytest.raises(SystemExit, match="0"):
+        main([*words[1:], "--help"])
+
+
 NOT_RUN = {
     "pip install": ("would install", check_requirements),
     "sweeps-env/bin/pip install": ("would install", check_requirements),
@@ -143,6 +149,7 @@ NOT_RUN = {
     "python -m benchmarks.reproduction": ("would write the pages; tests/benchmarks writes others", check_module),
     "python -m benchmarks.fidelity": ("needs the published numbers; tests/benchmarks runs a mini one", check_fidelity),
     "fedloge study .* --scale=\\w+": ("takes minutes to days; tests/experiments runs tiny ones", check_study),
+    "fedloge doctor --gpu": ("needs a GPU; tests/executors/cuda imitates one", check_doctor),
     "fedloge collapse huggingface": ("needs a model; tests/collapse makes one", check_huggingface),
 }
 """By the beginning of a command (a regular expression): why it is not run, and the check that replaces the run."""

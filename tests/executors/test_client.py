@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from broken import DivergesAtTwo, FailsAtTwo
-from fedloge.executors import ClientFailure, LocalSettings, Processes, Serial
-from fedloge.executors.client import local_trainer
+from fedloge.executors import ClientFailure, ClientResult, LocalSettings, Processes, Serial
+from fedloge.executors.client import all_finite, local_trainer, not_finite
+from fedloge.federation.flat import FlatTensors
+from fedloge.federation.state import ClientUpdate
 from fedloge.methods import FedAvg, FedLoGe
 from harness import build, one_round, rounds, same
 
@@ -68,3 +70,16 @@ def test_momentum_starts_at_zero_where_a_gradient_comes_late():
     optimizer.step()
     torch.testing.assert_close(first, before[0] - 2.5)
     torch.testing.assert_close(others[0], before[1] - 1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [0, 16, 36])
+def test_every_place_is_checked_to_be_finite(value, place):
+    tensors = {"count": torch.tensor(3), "none": torch.empty(0), "body": torch.randn(37), "head": torch.ones(2)}
+    assert all_finite(tensors.values())
+    assert not_finite(ClientResult(ClientUpdate(0, FlatTensors.of(tensors), 1, ()), tensors)) == ""
+    tensors["body"][place] = value
+    assert not all_finite(tensors.values())
+    expected = "body in its update is not finite"
+    for update in (tensors, FlatTensors.of(tensors)):
+        assert not_finite(ClientResult(ClientUpdate(0, update, 1, ()), {})) == expected

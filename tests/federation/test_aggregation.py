@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fedloge.federation.aggregation import weighted_mean
+from fedloge.federation.flat import FlatTensors
 from fedloge.federation.state import ClientUpdate
 
 
@@ -45,3 +46,20 @@ def test_updates_are_left_as_they_were():
 def test_nothing_to_average_is_an_error():
     with pytest.raises(ValueError, match="nothing to average"):
         weighted_mean([])
+
+
+def test_flat_updates_give_the_same_bits_in_one_operation_per_type():
+    generator = torch.Generator().manual_seed(0)
+
+    def tensors():
+        sizes = {"weight": (3, 5, 3, 3), "bias": (7,), "head": (11, 13)}
+        floats = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+        return {**floats, "count": torch.randint(9, (), generator=generator)}
+
+    clients = [tensors() for _ in range(4)]
+    plain = weighted_mean(update(k, k + 3, **own) for k, own in enumerate(clients))
+    flat = weighted_mean(ClientUpdate(k, FlatTensors.of(own), k + 3, ()) for k, own in enumerate(clients))
+    assert isinstance(flat, FlatTensors)
+    assert list(flat) == list(plain)
+    assert all(torch.equal(flat[name], tensor) for name, tensor in plain.items())
+    assert len(flat.buffers) == 2

@@ -60,6 +60,11 @@ class BatchSettings:
     device: torch.device | None = None
     image_size: int | None = None
 
+    def sizes(self, images: int) -> list[int]:
+        """Sizes of the training batches of that many images."""
+        full, rest = divmod(images, self.batch_size)
+        return [self.batch_size] * full + [rest] * (rest > 0)
+
 
 class BatchLoader:
     """Shuffled and augmented batches of a selection of images; each iteration is the next epoch.

@@ -21,6 +21,7 @@ from fedloge.executors.ray import Ray
 from fedloge.executors.serial import Serial
 from fedloge.executors.shared_memory import refuse_unguarded, room_for_workers
 from fedloge.methods.base import Method
+from fedloge.system.devices import is_accelerator
 
 __all__ = [
     "ClientFailure",
@@ -50,7 +51,7 @@ def make_executor(
     if isinstance(asked, Executor):
         return asked
     if asked == "auto":
-        if settings.device.type == "cuda":
+        if is_accelerator(settings.device):
             asked = "serial" if obstacle(method, settings) else "cuda"
         else:
             pays = settings.device.type == "cpu" and work >= PAYS_FROM

@@ -18,8 +18,10 @@ from lightning import Trainer
 from lightning.fabric.utilities import registry
 from lightning.pytorch.core.hooks import ModelHooks
 from lightning.pytorch.profilers import SimpleProfiler
+from torch import Tensor
 
 from fedloge.executors.base import ClientFailure, ClientResult, ClientTask, FederatedData, LocalSettings, Outcome
+from fedloge.federation.flat import buffers
 from fedloge.federation.seeding import Stream, derive
 from fedloge.federation.state import ClientUpdate, SharedState, Tensors
 from fedloge.methods.base import Batch, Client, Epoch, Method
@@ -33,7 +35,7 @@ if hasattr(registry, "entry_points"):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained client, its tensors in host memory or on their way there.
+    """A trained client, its tensors in host memory or on their way there; the shared entries may be on the device.
 
     Args:
         client: The client.
@@ -85,6 +87,7 @@ class LocalTraining:
         device: Device of the training.
         batches: Function that returns the client's training images in order; None takes those of ``data``.
         copied: Function that copies tensors to host memory.
+        sent: Function that copies the shared entries, which may stay on the device; ``copied`` by default.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class LocalTraining:
         device: torch.device,
         batches: Callable[[], Iterable[Any]] | None = None,
         copied: Callable[[Tensors], Tensors] = on_host,
+        sent: Callable[[Tensors], Tensors] | None = None,
     ) -> None:
         self.method, self.device = method, device
         self.client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
@@ -103,7 +107,7 @@ class LocalTraining:
         self.random_seed = derive(seed, task.round, task.client, Stream.MODULE)
         self.loader = functools.partial(data.client_loader, task.client, seed=seed, round=task.round)
         self._batches = batches or (lambda: data.client_batches(task.client, device))
-        self._copied = copied
+        self._copied, self._sent = copied, sent or copied
         self._report: Tensors = {}
 
     def begin(self, shared: SharedState, personal: Tensors) -> None:
@@ -118,7 +122,7 @@ class LocalTraining:
         shared = {name: entry for name, entry in entries if self.method.is_shared(name)}
         personal = self.method.personal_entries({name for phase in self.phases.values() for name in phase.keep})
         copied = self._copied
-        return Trained(self.client, copied(shared), copied(personal), copied(loss_sums), examples, report)
+        return Trained(self.client, self._sent(shared), copied(personal), copied(loss_sums), examples, report)
 
     @torch.no_grad()
     def _measured(self, hook: str) -> Tensors:
@@ -174,14 +178,17 @@ def not_finite(result: ClientResult) -> str:
     """Name the first tensor of a result that has NaN or infinite entries; empty if all are finite."""
     parts = {"update": result.update.tensors, "report": result.update.report, "personal state": result.personal}
     for part, tensors in parts.items():
-        floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        if not floating:
-            continue
-        finite = torch.stack([tensor.isfinite().all() for tensor in floating.values()])
-        if not bool(finite.all()):
-            name = next(name for name, ok in zip(floating, finite.tolist(), strict=True) if not ok)
+        if not all_finite(buffers(tensors).values()):
+            name = next(name for name, tensor in tensors.items() if not all_finite([tensor]))
             return f"{name} in its {part} is not finite"
     return ""
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor has NaN or infinite entries, from the least and greatest entry, to which NaN spreads."""
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    ends = [end for tensor in floating for end in torch.aminmax(tensor)]
+    return not ends or bool(torch.stack(ends).isfinite().all())
 
 
 def train_client(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fedloge.federation.flat import FlatTensors, buffers
 from fedloge.federation.state import ClientStore, ClientUpdate, Tensors
 
 
@@ -16,7 +17,8 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
     Parameters and floating buffers (BatchNorm statistics) are averaged; integer buffers such as
     ``num_batches_tracked`` take the maximum and stay integers. The mean is a running one,
     ``m ← m + (n_k / N_k)(w_k - m)`` with N_k the number of examples so far. Equal updates therefore leave it unchanged
-    to the bit, and only updates that arrived count.
+    to the bit, and only updates that arrived count. Flat updates are averaged on their device, and their mean is copied
+    to the host once, when it is first read.
 
     Args:
         updates: Updates in client order, so that the result does not depend on which client finished first.
@@ -26,6 +28,7 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
         ValueError: If there is no update, or their weights sum to zero.
     """
     mean: dict[str, Tensor] = {}
+    first: Tensors = {}
     total = 0
     for update in updates:
         weight = 1 if uniform else update.num_examples
@@ -33,12 +36,13 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
             continue
         total += weight
         if mean:
-            _move_towards(mean, update.tensors, weight / total)
+            _move_towards(mean, buffers(update.tensors), weight / total)
         else:
-            mean = {name: tensor.clone() for name, tensor in update.tensors.items()}
+            first = update.tensors
+            mean = {name: tensor.clone() for name, tensor in buffers(first).items()}
     if not mean:
         raise ValueError("nothing to average: no client update with at least one example")
-    return mean
+    return first.with_buffers(mean) if isinstance(first, FlatTensors) else mean
 
 
 def average_personal(clients: ClientStore, num_examples: Sequence[int], *, uniform: bool = False) -> Tensors:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedloge.federation.flat import buffers
 from fedloge.system.storage import clear_os_errors
 
 Tensors = Mapping[str, Tensor]
@@ -196,4 +197,4 @@ class FederatedState:
 
 def num_bytes(tensors: Tensors) -> int:
     """Size of tensors in bytes."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in buffers(tensors).values())

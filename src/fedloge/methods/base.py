@@ -19,7 +19,7 @@ from fedloge.errors import ConfigError
 from fedloge.federation.aggregation import weighted_mean
 from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
 from fedloge.models.base import Backbone
-from fedloge.system.devices import upload
+from fedloge.system.devices import copy_into, upload
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""
@@ -335,21 +335,21 @@ class Method(LightningModule):
         return losses
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD over the parameters that the phase trains, a group per set of options; fused on the CPU.
+        """SGD over the parameters that the phase trains, a group per submodule with own options; fused on the CPU.
 
         A fused update reads gradients in the memory layout of their parameters, which autograd gives them where these
         are dense. It cannot mix first and later steps, so momentum starts from zero, with the same result.
         """
         usual = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
         special = self.sgd_options()
-        groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
+        groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                own = next((options for part, options in special.items() if within(name, part)), {})
-                groups.setdefault(tuple({**usual, **own}.items()), []).append(parameter)
+                part = next((part for part in special if within(name, part)), "")
+                groups.setdefault(part, []).append(parameter)
         trained = [parameter for parameters in groups.values() for parameter in parameters]
         optimizer = torch.optim.SGD(
-            [{"params": parameters, **dict(options)} for options, parameters in groups.items()],
+            [{"params": own, **usual, **special.get(part, {}), "part": part} for part, own in groups.items()],
             **usual,  # type: ignore[arg-type]
             fused=True if all(map(_can_be_fused, trained)) else None,
         )
@@ -434,12 +434,9 @@ class Method(LightningModule):
         """Copy a shared and a personal state into the module; for an entry in both, the client's counts."""
         self.load_entries({**shared.tensors, **shared.fixed, **personal})
 
-    @torch.no_grad()
     def load_entries(self, tensors: Tensors) -> None:
         """Copy some entries into the module."""
-        entries = self.state_dict()
-        for name, tensor in tensors.items():
-            entries[name].copy_(tensor)
+        copy_into(self.state_dict(), tensors)
 
 
 def add_losses(sums: dict[str, Tensor], losses: Losses, examples: int) -> None:

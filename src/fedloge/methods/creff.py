@@ -4,7 +4,7 @@ Federated Features, IJCAI 2022)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from fedloge.methods.base import Batch
 from fedloge.methods.fedavg import FedAvg
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear, linear_init
+from fedloge.system.devices import upload
 
 DSA_DRAWS, DSA_IMAGES = 10, 32
 """Draws of augmented images, and images of a class in each, in the authors' code."""
@@ -82,21 +83,31 @@ class CReFF(FedAvg):
     def report_received(self, batches: Iterable[Batch]) -> Tensors:
         """The classes that the client has [m], and their gradients of the second head, [m, C, d] and [m, C]."""
         images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
-        classes = torch.unique(labels)
-        draws = [self._drawn(images, labels, classes) for _ in range(DSA_DRAWS)] if self.dsa else [(images, labels)]
-        measured = [self._gradients(*draw) for draw in draws]
+        sizes = self.client.class_counts  # known to the host, which would have to wait for a count of the labels
+        classes = upload(torch.tensor([c for c, size in enumerate(sizes) if size]), labels.device)
+        measured = [self._gradients(*draw) for draw in self._draws(images, labels, sizes)]
         weight, bias = (torch.stack(part).mean(0)[classes] for part in zip(*measured, strict=True))
         return {"classes": classes, "gradients": weight, "bias_gradients": bias}
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradients(self, images: Tensor, labels: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
         h = torch.cat([self.features(part) for part in torch.split(images, 500)])
-        return head_gradients(self.retrained(h), h, labels)
+        return head_gradients(self.retrained(h), h, labels, sizes)
 
-    def _drawn(self, images: Tensor, labels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """At most ``DSA_IMAGES`` random images of each class, and their labels; one augmentation for each class."""
-        own = [torch.nonzero(labels == c)[:, 0] for c in classes]
-        chosen = [rows[torch.randperm(len(rows)).to(rows.device)[:DSA_IMAGES]] for rows in own]
-        return torch.cat([siamese(images[rows]) for rows in chosen]), labels[torch.cat(chosen)]
+    def _draws(
+        self, images: Tensor, labels: Tensor, sizes: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor, Sequence[int]]]:
+        """All images, or with DSA several draws, with their labels and the number of images of each class.
+
+        A draw has at most ``DSA_IMAGES`` random images of each class, under one augmentation for each class.
+        """
+        if not self.dsa:
+            yield images, labels, sizes
+            return
+        own = [rows for rows in torch.split(labels.argsort(stable=True), list(sizes)) if len(rows)]
+        for _ in range(DSA_DRAWS):
+            chosen = [rows[upload(torch.randperm(len(rows))[:DSA_IMAGES], rows.device)] for rows in own]
+            drawn = torch.cat([siamese(images[rows]) for rows in chosen])
+            yield drawn, labels[torch.cat(chosen)], [min(size, DSA_IMAGES) for size in sizes]
 
     def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
         """FedAvg's average, the features after matching, and the head retrained on them."""
@@ -193,7 +204,7 @@ def siamese(images: Tensor) -> Tensor:
         [scale_x * math.cos(turn), -scale_y * math.sin(turn), right / 4],
         [scale_x * math.sin(turn), scale_y * math.cos(turn), down / 4],
     ]
-    matrix = torch.tensor([rows], dtype=images.dtype, device=images.device).expand(len(images), 2, 3)
+    matrix = upload(torch.tensor([rows], dtype=images.dtype), images.device).expand(len(images), 2, 3)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    cut = ((grid[0] - torch.tensor([x, y]).to(grid)).abs() < 0.5).all(-1)
+    cut = ((grid[0] - upload(torch.tensor([x, y], dtype=images.dtype), images.device)).abs() < 0.5).all(-1)
     return functional.grid_sample(images, grid, align_corners=False).masked_fill(cut, 0.0)

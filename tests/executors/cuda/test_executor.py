@@ -12,9 +12,9 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from broken import DivergesAtTwo, FailsAtTwo
+from cohorts import CAPTURED, five_clients, prepared
 from conftest import tiny_source
 from fedloge.data import FederatedDataModule
 from fedloge.data.images import TensorImages
@@ -22,79 +22,36 @@ from fedloge.errors import ConfigError
 from fedloge.executors import ClientFailure, ClientResult, ClientTask, Cohort, LocalSettings, Serial, make_executor
 from fedloge.executors.cuda.capture import Watch
 from fedloge.executors.cuda.executor import Turns
+from fedloge.executors.cuda.program import CaptureError
 from fedloge.federation.state import FederatedState
 from fedloge.methods import (
-    CReFF,
     Ditto,
     FedAvg,
     FedAvgFT,
-    FedBABU,
-    FedBN,
-    FedETF,
     FedLoGe,
     FedNH,
     FedPer,
-    FedProx,
-    FedRep,
-    FedROD,
     FedYoYo,
-    LogitAdjustment,
     Phase,
-    RatioLoss,
 )
-from fedloge.methods.base import Client, ServerData
+from fedloge.methods.base import Client
 from fedloge.models import SmallCNN
+from fedloge.trainer import FederatedTrainer
 from harness import build, initial, same
+from imitated_graphs import Graph, OnCPU, imitate
 
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = {"cpu": torch.device("cpu"), "cuda": torch.device("cuda", 0)}
-CAPTURED = [
-    (FedAvg, {}),
-    (FedAvg, {"pm": "local", "momentum": 0.0, "weight_decay": 0.1}),
-    (FedProx, {"mu": 0.5}),
-    (FedBN, {}),
-    (FedPer, {}),
-    (FedRep, {"head_epochs": 1, "body_epochs": 1}),
-    (Ditto, {}),
-    (FedROD, {"personal_lr": 0.1}),
-    (FedLoGe, {"beta": 0.3, "gamma": 1.0}),
-    (FedLoGe, {"beta": 0.3, "gamma": 1.0, "loss": "dr", "projection": True, "head_lr": 0.1}),
-    (FedBABU, {}),
-    (FedETF, {}),
-    (FedETF, {"loss": "dr", "projection": "batchnorm"}),
-    (FedNH, {}),
-    (CReFF, {}),
-    (LogitAdjustment, {}),
-    (RatioLoss, {}),
-]
 
 
 @pytest.fixture
 def data():
-    """Five clients; batch sizes 4, and 1 to 3 at the end of epochs."""
-    module = FederatedDataModule(
-        tiny_source(size=6),
-        num_clients=5,
-        imbalance_factor=4,
-        batch_size=4,
-        alpha=1.0,
-        augment="crop_flip",
-        auxiliary=3,
-    )
-    module.setup()
-    return module
+    return five_clients()
 
 
 def settings(precision="32-true", device="cpu"):
     return LocalSettings(7, accelerator=device, precision=precision, device=DEVICES[device])
-
-
-def prepared(method, data, **options):
-    made = build(method, **options)
-    made.server_data = ServerData(tuple(data.class_counts), data.auxiliary_set())
-    made.prepare(torch.Generator().manual_seed(1))
-    return made
 
 
 def train(executor, method, data, settings, phases=None, rounds=2):
@@ -330,58 +287,6 @@ def test_a_client_is_a_batch_and_the_largest_comes_first(data, monkeypatch):
 # Graphs, imitated
 
 
-class Graph:
-    """Does again what was recorded, on the same tensors, and nothing of what Python did: as a CUDA graph does."""
-
-    def __init__(self):
-        self.calls = []
-
-    def replay(self):
-        with torch.no_grad():
-            for function, args, kwargs, made in self.calls:
-                result = function(*args, **kwargs)
-                for old, new in zip(tensors_in(made), tensors_in(result), strict=True):
-                    if old.data_ptr() != new.data_ptr():
-                        old.copy_(new)
-
-
-class Record(TorchDispatchMode):
-    def __init__(self, graph):
-        super().__init__()
-        self.graph = graph
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        self.graph.calls.append((function, args, kwargs or {}, result))
-        return result
-
-
-def tensors_in(result):
-    parts = result if isinstance(result, (tuple, list)) else [result]
-    return [part for part in parts if isinstance(part, torch.Tensor)]
-
-
-@pytest.fixture
-def imitated(monkeypatch):
-    """Graphs on the CPU, made by recording."""
-
-    @contextlib.contextmanager
-    def record(graph, pool, stream):
-        with Record(graph):
-            yield
-
-    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
-    monkeypatch.setattr("torch.cuda.graph", record)
-    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
-
-
-class OnCPU(Cohort):
-    def start(self, method, data, settings):
-        self.graphs = False
-        super().start(method, data, settings)
-        self.graphs = True
-
-
 @pytest.mark.parametrize(("method", "options"), CAPTURED)
 def test_replayed_steps_give_what_serial_gives(data, imitated, method, options):
     cohort = OnCPU(lanes=2)
@@ -411,13 +316,88 @@ def test_phases_that_come_later_and_clients_that_come_again(data, imitated):
 
 def test_a_graph_per_phase_and_batch_size_used_by_all_clients_and_rounds(data, imitated, monkeypatch):
     made = []
-    monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: made.append(Graph()) or made[-1])
-    cohort = OnCPU(lanes=1)
-    train(cohort, prepared(Ditto, data), data, settings(), rounds=3)
+    imitate(monkeypatch, CUDAGraph=lambda: made.append(Graph()) or made[-1])
+    cohort, method = OnCPU(lanes=1), prepared(Ditto, data)
+    train(cohort, method, data, settings(), rounds=3)
     sizes = {size for k in range(5) for size in (4, sum(data.client_counts(k)) % 4) if size}
     assert len(sizes) > 1
     assert len(made) == 2 * len(sizes)
     assert [set(found) for found in captured(cohort.lanes[0]).values()] == [sizes, sizes]
+
+
+def test_all_sizes_of_the_population_are_captured_before_the_first_client(data, imitated):
+    cohort, method = OnCPU(lanes=2), prepared(FedAvg, data)
+    cohort.start(method, data, settings())
+    state = initial(method, data.num_clients)
+    list(cohort.run(state.shared, state.clients, [ClientTask(client, 1, method.phases(1)) for client in (0, 1)]))
+    sizes = {size for k in range(5) for size in (4, sum(data.client_counts(k)) % 4) if size}
+    assert [set(found) for lane in cohort.lanes for found in captured(lane).values()] == [sizes, sizes]
+
+
+class RefusesThree(FedAvg):
+    def local_losses(self, batch):
+        if len(batch[1]) == 3:
+            raise ValueError("three images")
+        return super().local_losses(batch)
+
+
+def test_a_batch_size_whose_step_fails_is_the_failure_of_its_clients_only(data, imitated):
+    expected = one_round(Serial(), prepared(RefusesThree, data), data)
+    cohort = OnCPU(lanes=2)
+    found = one_round(cohort, prepared(RefusesThree, data), data)
+    assert [type(outcome) for outcome in found] == [type(outcome) for outcome in expected]
+    assert {ClientFailure, ClientResult} == set(map(type, found))
+    assert all(sizes and 3 not in sizes for lane in cohort.lanes for sizes in captured(lane).values())
+
+
+def test_learning_rates_change_without_another_capture(data, imitated, monkeypatch):
+    made = []
+    imitate(monkeypatch, CUDAGraph=lambda: made.append(Graph()) or made[-1])
+    cohort = OnCPU(lanes=1)
+    train(cohort, prepared(Decays, data), data, settings(), rounds=1)
+    before = len(made)
+    train(cohort, prepared(Decays, data), data, settings(), rounds=3)
+    assert len(made) == 2 * before
+    (program,) = cohort.lanes[0]._programs.values()
+    assert [float(group["lr"]) for group in program.optimizer.param_groups] == [
+        0.05 / 3,
+        0.05 * program_client(cohort) / 9,
+    ]
+
+
+def program_client(cohort):
+    return cohort.lanes[0].method.client.id + 1
+
+
+def test_a_graph_that_holds_an_old_learning_rate_is_dropped_when_it_has_finished(data, imitated, monkeypatch):
+    """Gradients in another layout than their parameters: the rate is a number then, which a graph keeps."""
+    pools = []
+    imitate(monkeypatch, graph_pool_handle=lambda: pools.append(len(pools)) or pools[-1])
+    monkeypatch.setattr("fedloge.methods.base._can_be_fused", lambda parameter: False)
+    assert_same(*both(Decays, data, OnCPU(lanes=2)))
+    assert len(pools) > 2
+
+
+def test_no_graph_counts_batches(data, imitated):
+    cohort = OnCPU(lanes=1)
+    train(cohort, prepared(FedAvg, data), data, settings(), rounds=1)
+    (program,) = cohort.lanes[0]._programs.values()
+    (counter,) = [b for name, b in cohort.lanes[0].method.named_buffers() if name.endswith("num_batches_tracked")]
+    for step in program.graphs.values():
+        assert [(held is counter, times) for held, times in step.counters] == [(True, 1)]
+        assert not any(argument is counter for _, arguments, _, _ in step.graph.calls for argument in arguments)
+
+
+def test_replays_of_a_client_that_failed_are_not_counted(data, imitated):
+    cohort = OnCPU(lanes=1)
+    train(cohort, prepared(FedAvg, data), data, settings(), rounds=1)
+    (program,) = cohort.lanes[0]._programs.values()
+    program.step(4)
+    program.reset()
+    before = cohort.lanes[0].method.state_dict()
+    counts = {name: int(entry) for name, entry in before.items() if name.endswith("num_batches_tracked")}
+    program.finish()
+    assert {name: int(before[name]) for name in counts} == counts
 
 
 @contextlib.contextmanager
@@ -475,16 +455,82 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_told_once(data, imitated
     assert sum("without CUDA graphs" in record.message for record in caplog.records) == 1
 
 
-def test_a_capture_that_fails(data, imitated, monkeypatch, caplog):
-    @contextlib.contextmanager
-    def fail(graph, pool, stream):
-        yield
-        raise RuntimeError("operation not permitted when stream is capturing")
+@pytest.fixture
+def failing(monkeypatch, imitated):
+    """Captures fail, and leave the device unusable."""
 
-    monkeypatch.setattr("torch.cuda.graph", fail)
+    @contextlib.contextmanager
+    def fail(graph, **options):
+        yield
+        monkeypatch.setattr(torch.cuda, "empty_cache", unusable)
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    def unusable():
+        raise RuntimeError("the device is in a capture")
+
+    imitate(monkeypatch, graph=fail)
+
+
+def test_a_capture_that_fails_ends_the_run_with_the_remedy(data, failing):
+    cohort = OnCPU(lanes=3)
+    with pytest.raises(CaptureError) as raised:
+        train(cohort, prepared(FedLoGe, data, beta=0.3, gamma=1.0), data, settings())
+    assert re.fullmatch(
+        r"the step of FedLoGe for \d images cannot be captured in a CUDA graph "
+        r"\(RuntimeError: operation not permitted when stream is capturing\), .* "
+        r"--trainer\.executor=cuda --trainer\.executor\.graphs=false; `fedloge resume` continues .*",
+        str(raised.value),
+    )
+    cohort.close()  # leaves the device alone
+
+
+def test_a_run_whose_capture_failed_can_be_resumed(tmp_path, make_data, failing, monkeypatch):
+    options = {"rounds": 1, "local_epochs": 1, "accelerator": "cpu", "run_dir": str(tmp_path / "run")}
+    with pytest.raises(CaptureError, match="graphs=false"):
+        FederatedTrainer(executor=OnCPU(), **options).fit(build(FedAvg), datamodule=make_data())
+    monkeypatch.undo()
+    FederatedTrainer(executor=Cohort(graphs=False), **options).fit(
+        build(FedAvg), datamodule=make_data(), ckpt_path="last"
+    )
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+class SkipsTheUpdate(Graph):
+    skipped = torch.ops.aten._fused_sgd_.tensor_lr
+
+
+class ReadsOneBatch(Graph):
+    skipped = torch.ops.aten.index_select.default
+
+
+class SumsNoLosses(Graph):
+    skipped = torch.ops.aten._foreach_add_.List
+
+
+class MovesNoStatistics(Graph):
+    skipped = torch.ops.aten.native_batch_norm.default
+
+
+def leave_out(graph):
+    graph.calls = [call for call in graph.calls if call[0] is not graph.skipped]
+
+
+@pytest.mark.parametrize("fault", [SkipsTheUpdate, ReadsOneBatch, SumsNoLosses, MovesNoStatistics])
+def test_a_replay_that_differs_from_eager_steps_is_not_used(data, imitated, monkeypatch, caplog, fault):
+    def replay(self):
+        leave_out(self)
+        Graph.replay(self)
+
+    monkeypatch.setattr(fault, "replay", replay)
+    imitate(monkeypatch, CUDAGraph=fault)
+    cohort = OnCPU(lanes=3)
     with caplog.at_level(logging.WARNING):
-        assert_same(*both(FedLoGe, data, OnCPU(lanes=3), beta=0.3, gamma=1.0))
-    assert "its step cannot be captured (RuntimeError: operation not permitted" in caplog.records[0].message
+        assert_same(*both(FedAvg, data, cohort))
+    (record,) = caplog.records
+    assert re.search(
+        r"one client at a time: its step deviates by \S+ of its effect when it is replayed", record.message
+    )
+    assert len(cohort.lanes) == 1
 
 
 class Branches(FedAvg):
@@ -622,12 +668,31 @@ def test_what_fp32_precision_says_stands(data, arithmetic, backend, value):
     assert backend.fp32_precision == value
 
 
+@pytest.mark.parametrize(("batchnorm", "enabled"), [("native", False), ("cudnn", True)])
+def test_the_library_of_batchnorm(data, batchnorm, enabled):
+    seen = []
+
+    class Looks(FedAvg):
+        def features(self, images, view="global"):
+            (layer,) = [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm2d)]
+            with layer.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.enabled), prepend=True):
+                features = super().features(images, view)
+            assert torch.backends.cudnn.enabled
+            return features
+
+    assert_same(*both(Looks, data, Cohort(graphs=False, batchnorm=batchnorm)))
+    assert seen[: len(seen) // 2] == [True] * (len(seen) // 2)  # serial
+    assert seen[len(seen) // 2 :] == [enabled] * (len(seen) // 2)
+
+
 # What is refused, and what auto takes
 
 
 def test_bad_input(data):
     with pytest.raises(ConfigError, match=r"trainer\.executor\.lanes=0 must be at least 1"):
         Cohort(lanes=0)
+    with pytest.raises(ConfigError, match=r"trainer\.executor\.batchnorm='mine'"):
+        Cohort(batchnorm="mine")
     with pytest.raises(ConfigError, match="captures CUDA graphs, but the device is cpu"):
         Cohort().start(build(FedAvg), data, settings())
     with pytest.raises(ConfigError, match="but the precision is 16-mixed"):
@@ -650,9 +715,9 @@ def test_a_precision_that_bends_the_gradient_is_refused(data, monkeypatch):
         train(Cohort(graphs=False), prepared(FedAvg, data), data, settings("bf16-mixed"))
 
 
-@pytest.mark.parametrize(("step", "lanes"), [(1, 1), (2, 1), (6, 1), (7, 2)])
-def test_too_little_memory_in_a_trial_or_in_training(data, imitated, step, lanes):
-    """A trial is two steps, three to warm up, and the one that is captured."""
+@pytest.mark.parametrize(("step", "lanes"), [(1, 1), (2, 1), (7, 1), (10, 2)])
+def test_too_little_memory_in_a_trial_or_in_a_capture(data, imitated, step, lanes):
+    """A trial is three eager steps, three to warm up, the one that is captured, and two to compare its replays with."""
 
     class NeedsMuch(FedAvg):
         steps = 0

@@ -1,17 +1,45 @@
-"""Test whether a training step can be captured in a CUDA graph, by watching one."""
+"""Test whether a training step can be captured in a CUDA graph, and whether its replay does the same."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedloge.executors.cuda.generators import random_state
+from fedloge.federation.state import Tensors
 from fedloge.methods.base import Client, Method
 
 aten: Any = torch.ops.aten
 READS = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
+TOLERANCES = {"32-true": 1e-2, "64-true": 1e-6, "bf16-mixed": 5e-2}
+"""Largest :func:`deviation` by precision. Replayed and eager kernels may round differently (TF32 to 1e-3, bfloat16 to
+4e-3), which two steps amplify; a value that a graph has frozen deviates by about 1."""
+
+LOSS = "loss: "
+"""Prefix of the losses among the entries that are compared."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What trying a step on a client has shown.
+
+    Args:
+        obstacle: Why the step is not captured, or its graphs not used; None if they are.
+        cosine: Cosine between the gradients of a batch under the current autocast and in float32; 1 without autocast.
+        deviation: :func:`deviation` of two replayed steps; None without graphs.
+        eager_seconds: Seconds of an eager step.
+        replay_seconds: Seconds of a replayed step; None without graphs.
+    """
+
+    obstacle: str | None
+    cosine: float
+    deviation: float | None
+    eager_seconds: float
+    replay_seconds: float | None
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -31,7 +59,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._method, self._client = method, method.client
 
     def __enter__(self) -> Watch:
-        self._random, self._attributes = _random_state(self._method.device), _attributes(self._method)
+        self._random, self._attributes = random_state(self._method.device), _attributes(self._method)
         self._method.client = cast(Client, _Watched(self))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -39,7 +67,7 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._method.client = self._client
-        if not all(map(torch.equal, self._random, _random_state(self._method.device))):
+        if not all(map(torch.equal, self._random, random_state(self._method.device))):
             self.note("draws random numbers")
         for name, value in _attributes(self._method).items():
             if self._attributes.get(name) is not value:
@@ -80,11 +108,6 @@ def _crosses(result: Tensor, argument: object) -> bool:
     return isinstance(argument, Tensor) and argument.device.type != result.device.type
 
 
-def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """Attributes and buffers of a module and its submodules; a graph would not see that a buffer was replaced."""
     found = {}
@@ -92,3 +115,42 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
         for name, value in {**vars(part), **part._buffers}.items():
             found[f"{prefix}.{name}".lstrip(".")] = value
     return found
+
+
+def deviation(start: Tensors, eager: Tensors, replayed: Tensors) -> float:
+    """How far replayed steps are from eager ones that began with the same state, as a share of the eager change.
+
+    The largest over all entries of ‖replayed - eager‖ / ‖eager - start‖. An entry that changes by less than a hundredth
+    of all entries of its kind (parameters, statistics of BatchNorm, losses) is compared with that hundredth instead,
+    since its change may be nothing but rounding. Infinite if integers differ, NaN where something is not finite.
+
+    Args:
+        start: Entries before the steps.
+        eager: The same entries after the eager steps.
+        replayed: The same entries after the replayed steps.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, entry in eager.items():
+        if entry.is_floating_point():
+            kinds.setdefault(_kind(name), []).append(name)
+        elif not torch.equal(entry, replayed[name]):
+            return float("inf")
+    worst = [
+        _largest_ratio(*(_norms(pair, names) for pair in ((eager, replayed), (start, eager))))
+        for names in kinds.values()
+    ]
+    return float(torch.stack(worst).max()) if worst else 0.0
+
+
+def _kind(name: str) -> str:
+    return "losses" if name.startswith(LOSS) else "statistics" if "running_" in name else "parameters"
+
+
+def _norms(pair: tuple[Tensors, Tensors], names: list[str]) -> Tensor:
+    first, second = pair
+    return torch.stack([(second[name].double() - first[name].double()).norm() for name in names]).cpu()
+
+
+def _largest_ratio(distances: Tensor, changes: Tensor) -> Tensor:
+    scales = changes.clamp(min=float(changes.norm()) / 100)
+    return torch.where(distances == 0, 0.0, distances / scales).max()

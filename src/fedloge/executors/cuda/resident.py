@@ -18,8 +18,8 @@ from fedloge.data.augment import (
     scale_and_shift,
 )
 from fedloge.data.images import TensorImages
-from fedloge.data.loader import Batch, BatchLoader, SequentialLoader
-from fedloge.system.devices import upload
+from fedloge.data.loader import BatchLoader, SequentialLoader
+from fedloge.system.devices import device_module, is_accelerator, upload
 
 PAGE_BYTES = 2**25
 """Bytes of uint8 images that are augmented at once."""
@@ -52,17 +52,18 @@ class Resident:
         self.page_size = size * max(batches, 1)
         """Number of images in a page, a multiple of the batch size."""
 
-    def pages(self, loader: BatchLoader) -> Iterator[Batch]:
-        """Next epoch of the loader in pages of whole batches: augmented uint8 images, and labels."""
+    def pages(self, loader: BatchLoader) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+        """Next epoch of the loader in pages of whole batches: augmented uint8 images, labels, and sizes of batches."""
         batches, draws = loader.next_epoch()
         step = self.page_size // self.settings.batch_size
         for start in range(0, len(batches), step):
+            sizes = [len(batch) for batch in batches[start : start + step]]
             indices = torch.cat(list(batches[start : start + step]))
             drawn = join_augmentations(draws[start : start + step])
             drawn = Augmentation(*(None if part is None else upload(part, self.device) for part in drawn))
             there = upload(indices, self.device)
             images = upload(self.images.gather(there if self.here else indices), self.device)
-            yield augment(images, drawn, self.settings.image_size), self.labels[there]
+            yield augment(images, drawn, self.settings.image_size), self.labels[there], sizes
 
     def in_order(self, batches: SequentialLoader) -> SequentialLoader:
         """The same batches, read from the device if the images are there."""
@@ -76,4 +77,4 @@ class Resident:
 
 def fits(images: Tensor, device: torch.device) -> bool:
     """Whether the images take at most half of the free memory of the device."""
-    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+    return not is_accelerator(device) or images.nbytes <= device_module(device).mem_get_info(device)[0] // 2
