@@ -20,13 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.first_gpu.plan import SECONDS, Part, Stage, stages
+from benchmarks.first_gpu.plan import NO_GPU, SECONDS, Part, Stage, stages
 from benchmarks.machine import ROOT, commit
 from benchmarks.processes import python_path, started, stop
 from benchmarks.results import today, write
 
-NO_GPU, REFUSED = 40, 2
-"""Exit statuses: of a part that needs a GPU, and of a command whose arguments are refused."""
 CLOSING = 8.0
 """Seconds before its limit at which a part begins no further measurement."""
 PATIENT = 5
@@ -77,21 +75,17 @@ class Running(contextlib.AbstractContextManager["Running"]):
         code = self._process.wait()
         return {
             "name": self.part.name,
-            "outcome": self._outcome(code) if in_time else f"stopped at its limit of {self.seconds:.0f} s",
-            "passed": in_time and (code == 0 or self._missing(code)),
+            "outcome": _outcome(code) if in_time else f"stopped at its limit of {self.seconds:.0f} s",
+            "passed": in_time and code == 0,
             "seconds": round(time.monotonic() - self.began, 1),
             "exit_status": code if in_time else None,
             "result": json.loads(self._file.read_text()) if self._file.exists() else None,
             "output": list(self._tail),
         }
 
-    def _missing(self, code: int) -> bool:
-        return self.part.optional and code == REFUSED
 
-    def _outcome(self, code: int) -> str:
-        if self._missing(code):
-            return "not in this version"
-        return {0: "passed", NO_GPU: "needs a GPU"}.get(code, f"failed ({code})")
+def _outcome(code: int) -> str:
+    return {0: "passed", NO_GPU: "needs a GPU"}.get(code, f"failed ({code})")
 
 
 def run_stage(stage: Stage, places: Mapping[str, object], seconds: float, patience: float) -> list[dict[str, Any]]:

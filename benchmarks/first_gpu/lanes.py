@@ -24,8 +24,8 @@ from fedloge.methods.base import Method
 
 LANES = (8, 1, 16, 4, 12)
 EPOCHS = (1, 5)
-SWITCH = "native_batchnorm"
-"""Argument of the executor that chooses torch's own BatchNorm kernels over cuDNN's."""
+OPTION = "batchnorm"
+"""Argument of the executor that chooses between torch's own kernels of BatchNorm and cuDNN's."""
 ARITHMETIC = (("32-true", False), ("bf16-mixed", False), ("32-true", True), ("bf16-mixed", True))
 """Precision (float32 with TF32) and cuDNN's benchmark."""
 FULL = Federation(per_class=320, test_per_class=1, num_clients=16, backbone="ResNet", depth=18)
@@ -67,6 +67,11 @@ class Session:
         self.state = method.initial_state(data.num_clients, lambda _: torch.Generator().manual_seed(0))
         self.steps = sum(data.client_counts(0)) // data.batch_size
 
+    @property
+    def captured(self) -> bool:
+        """Whether the steps were graphs."""
+        return all(lane.graphs for lane in self.executor.lanes)
+
     def seconds(self, clients: int, epochs: int) -> float:
         """Wall time of a round of some clients.
 
@@ -94,10 +99,9 @@ class Session:
         return {"ms_per_client_step": 1000 * step, "ms_per_client_besides": 1000 * rest, "first_round_s": first}
 
 
-def switch(kind: str) -> dict[str, bool] | None:
+def batchnorm(kind: str) -> dict[str, str] | None:
     """Argument of the executor for a kind of BatchNorm; None where this version cannot choose."""
-    there = SWITCH in inspect.signature(Cohort).parameters
-    return {SWITCH: kind == "native"} if there else None
+    return {OPTION: kind} if OPTION in inspect.signature(Cohort).parameters else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--batchnorm", choices=["native", "cudnn"], required=True)
     options = made.parse_args(arguments)
     record = Record.of(options)
-    chosen = switch(options.batchnorm)
+    chosen = batchnorm(options.batchnorm)
     if chosen is None and options.batchnorm == "native":
         record.add("native BatchNorm", skipped="this version of the cuda executor has no option for it")
         return 0
@@ -122,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for lanes in (1, 2) if record.quick else LANES:
                 if record.time_is_up:
                     return 0
-                record.add(f"{lanes} lanes", **about, graphs=session.executor.graphs, **session.per_step(lanes))
+                record.add(f"{lanes} lanes", **about, **session.per_step(lanes), graphs=session.captured)
         except FedlogeError as error:
             record.add("refused", **about, reason=str(error))
         finally:

@@ -13,11 +13,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.first_gpu.plan import NO_GPU
 from benchmarks.results import write
 from benchmarks.worker import versions
-
-NO_GPU = 40
-"""Exit status of a part that needs a GPU where there is none."""
 
 
 def parser(module: str, about: str | None) -> argparse.ArgumentParser:

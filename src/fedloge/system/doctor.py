@@ -71,7 +71,8 @@ def _words(check: Check) -> str:
 
 def _machine() -> Iterator[Check]:
     version = installed_version("fedloge")
-    yield Check("fedloge", version or "not installed", "" if version else "pip install -e .")
+    unknown = "" if version else "its requirements are not known and not checked before `pip install -e .`"
+    yield Check("fedloge", version or "a checkout that is not installed", unknown, needed=False)
     yield Check("python", f"{platform.python_version()}, {sys.executable}")
     yield Check("platform", platform.platform())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

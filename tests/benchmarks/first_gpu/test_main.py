@@ -73,14 +73,6 @@ def test_smaller_tries_come_after_one_that_failed(result):
     assert list(parts) == ["whole"]
 
 
-def test_what_this_version_does_not_have_is_no_failure(result):
-    optional = python("doctor", "raise SystemExit(2)", optional=True)
-    code, parts, _, _ = result(Stage("", 60, ((optional,),)))
-    assert (code, parts["doctor"]["outcome"]) == (0, "not in this version")
-    code, parts, _, _ = result(Stage("", 60, ((python("needed", "raise SystemExit(2)"),),)))
-    assert (code, parts["needed"]["outcome"]) == (1, "failed (2)")
-
-
 def test_stages_are_dropped_from_the_end(result):
     """Ten seconds suffice for the first, which asks for five at least, and not for the others."""
     short, long = (Stage("", seconds, ((python("part", "print('here')"),),)) for seconds in (10, 1000))

@@ -1,13 +1,17 @@
 """Every part of the stages at its smallest size, on the CPU in the place of a GPU."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks.first_gpu import ceilings, convolutions, lanes, sanitized, step
-from benchmarks.first_gpu.record import NO_GPU, Record, milliseconds
+from benchmarks.first_gpu import ceilings, check, convolutions, lanes, sanitized, step
+from benchmarks.first_gpu.plan import NO_GPU
+from benchmarks.first_gpu.record import Record, milliseconds
 from fedloge.executors import ClientFailure, Cohort
+from fedloge.system.doctor import Check
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -26,7 +30,7 @@ def measured(tmp_path):
 
 
 @no_gpu
-@pytest.mark.parametrize("part", [ceilings, convolutions, sanitized, step])
+@pytest.mark.parametrize("part", [ceilings, check, convolutions, sanitized, step])
 def test_the_full_size_needs_a_gpu(part, capsys):
     with pytest.raises(SystemExit) as stopped:
         part.main([])
@@ -87,6 +91,25 @@ def test_the_kernels_of_a_step_are_listed(measured):
     assert [kernel["us"] for kernel in kernels] == sorted((kernel["us"] for kernel in kernels), reverse=True)
 
 
+def fake_check(monkeypatch, *checks):
+    """A version that has the check, with these findings, on a machine that seems to have a GPU."""
+    monkeypatch.setitem(sys.modules, "fedloge.executors.cuda.check", SimpleNamespace(check_gpu=lambda: checks))
+    monkeypatch.setattr(Record, "device", torch.device("cuda", 0))
+
+
+def test_the_check_of_the_doctor(measured, monkeypatch):
+    fake_check(monkeypatch, Check("eager steps", "3 tensors"))
+    code, found = measured(check)
+    assert (code, found["eager steps"]["found"], found["eager steps"]["problem"]) == (0, "3 tensors", "")
+    fake_check(monkeypatch, Check("eager steps", "3 tensors"), Check("two lanes", "deviate", "take one"))
+    assert measured(check)[0] == 1
+
+
+def test_a_version_without_the_check_says_so(measured, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fedloge.executors.cuda.check", None)
+    assert measured(check) == (0, {check.NAME: {"name": check.NAME, "skipped": "not in this version"}})
+
+
 @pytest.mark.slow
 def test_the_step_with_compiled_losses(measured):
     code, found = measured(step, "--until", "compiled")
@@ -115,7 +138,7 @@ def test_the_time_per_step_is_the_slope_over_the_epochs(monkeypatch):
 
 
 def test_a_choice_that_the_executor_does_not_have_is_skipped(measured, monkeypatch):
-    monkeypatch.setattr(lanes, "SWITCH", "no_such_option")
+    monkeypatch.setattr(lanes, "OPTION", "no_such_option")
     code, found = measured(lanes, "--batchnorm", "native")
     assert code == 0
     assert list(found) == ["native BatchNorm"]
