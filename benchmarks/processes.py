@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 """Seconds that a process has to end by itself when it is asked to."""
 
 

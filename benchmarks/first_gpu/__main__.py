@@ -25,7 +25,7 @@ from benchmarks.machine import ROOT, commit
 from benchmarks.processes import python_path, started, stop
 from benchmarks.results import today, write
 
-CLOSING = 8.0
+CLOSING = 12.0
 """Seconds before its limit at which a part begins no further measurement."""
 PATIENT = 5
 """Times as long as the limits in the quick profile, for a CPU that does something else besides."""
