@@ -14,19 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks.results import RESULTS, about, write
 from benchmarks.run import positive
 
-RESULTS = Path(__file__).parent / "results"
 NUM_CLASSES, IMAGES_PER_CLIENT = 10, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure each number of clients and write the results."""
+    """Measure each number of clients and write the results after each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clients", description=__doc__)
     parser.add_argument("--clients", type=positive, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--memory_limit", type=int, default=2**20, help="bytes of personal states kept in memory")
@@ -36,23 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if known.only:
         print(json.dumps(measure(known.only, known.memory_limit)))
         return
-    runs = []
+    content, runs = about("clients"), []
+    path = known.output or RESULTS / f"clients-{content['date']}.json"
     for count in known.clients:
         command = [sys.executable, "-m", "benchmarks.clients", "--only", str(count)]
         command += ["--memory_limit", str(known.memory_limit)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
         print(runs[-1])
-    date = datetime.now(UTC).date().isoformat()
-    path = known.output or RESULTS / f"clients-{date}.json"
-    content = {
-        "workload": "clients",
-        "date": date,
-        "commit": machine.commit(),
-        "machine": machine.machine(),
-        "runs": runs,
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write(path, {**content, "runs": runs})
     print(path)
 
 

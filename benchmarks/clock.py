@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -16,10 +17,14 @@ class Clock:
 
     Args:
         device: Device to synchronise with before each reading, if it is a CUDA device.
+        on_tick: Function that is called after every tick, outside of what is measured.
     """
 
-    def __init__(self, device: torch.device | None = None) -> None:
+    def __init__(self, device: torch.device | None = None, on_tick: Callable[[Clock], None] | None = None) -> None:
         self._cuda = device is not None and device.type == "cuda"
+        self._on_tick = on_tick
+        self.details: dict[str, float] = {}
+        """Further values of the repetitions so far, which a contender may set before a tick."""
         self._paused = (0.0, 0.0)
         self.seen_cpu_s = 0.0
         """CPU seconds of all processes, pauses and all, at the last tick."""
@@ -28,6 +33,9 @@ class Clock:
     def tick(self) -> None:
         """A repetition is done."""
         self.ticks.append(self._now())
+        if self._on_tick is not None:
+            with self.paused():
+                self._on_tick(self)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -41,11 +49,22 @@ class Clock:
                 self._paused[1] + time.process_time() - cpu,
             )
 
-    def per_repetition(self) -> tuple[float, float]:
-        """Mean wall and CPU seconds of the repetitions after the first, or of a single one."""
-        timed = self.ticks[1:] if len(self.ticks) > 2 else self.ticks
-        wall, cpu = (timed[-1][i] - timed[0][i] for i in (0, 1))
-        return wall / (len(timed) - 1), cpu / (len(timed) - 1)
+    @property
+    def repetitions(self) -> list[float]:
+        """Wall seconds of every repetition."""
+        return [later[0] - earlier[0] for earlier, later in pairwise(self.ticks)]
+
+    def per_repetition(self, without_last: bool = False) -> tuple[float, float]:
+        """Mean wall and CPU seconds of the repetitions that :meth:`timed` counts, or of a single one."""
+        first = min(1, len(self.ticks) - 2)
+        last = first + max(self.timed(without_last), 1)
+        wall, cpu = (self.ticks[last][i] - self.ticks[first][i] for i in (0, 1))
+        return wall / (last - first), cpu / (last - first)
+
+    def timed(self, without_last: bool = False) -> int:
+        """Number of repetitions after the first, and before the last one if that is left out and not the only one."""
+        after_first = len(self.ticks) - 2
+        return after_first - 1 if without_last and after_first > 1 else after_first
 
     def _now(self) -> tuple[float, float]:
         if self._cuda:

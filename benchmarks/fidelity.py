@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -20,21 +19,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
+from benchmarks import results
 from benchmarks.facts import CONFIGS, facts, table
 from benchmarks.released import COLUMNS, METHODS, SETTINGS, Curves, Setting, curves
 from benchmarks.worker import versions
 from fedloge import cli
 from fedloge.errors import FedlogeError
 from fedloge.runs.folder import RunFolder
-
-RESULTS = Path(__file__).parent / "results"
 
 LOGGED = (10, 50)
 """The rounds that the criterion averages over, first and last, as the logs count them (from 0)."""
@@ -124,13 +120,7 @@ def compare(released: Curves, ours: Curves) -> dict[str, Any]:
 
 def about(part: str = "") -> dict[str, Any]:
     """Where, when and with what a result was made."""
-    return {
-        "workload": f"fidelity{part}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": machine.commit(),
-        "machine": machine.machine(),
-        "versions": versions(),
-    }
+    return {**results.about(f"fidelity{part}"), "versions": versions()}
 
 
 def protocol(setting: Setting, scale: str, root: str | None, options: Sequence[str]) -> dict[str, Any]:
@@ -240,10 +230,7 @@ def check(options: argparse.Namespace) -> int:
 
 def write(folder: Path, name: str, result: Mapping[str, Any]) -> Path:
     """Write a result as JSON, and return where."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
+    return results.write(folder / f"{name}-{result['date']}.json", result)
 
 
 def data_options(setting: Setting, root: str | None) -> list[str]:
@@ -267,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", help="the images: a folder or zip with train/ and test/, or CIFAR-10's own (data)")
     parser.add_argument("--scale", choices=["full", "mini"], default="full", help="mini: to see that it works")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the result goes")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, metavar="FOLDER", help="where the result goes")
     options, more = parser.parse_known_args(arguments)
     try:
         if options.check:

@@ -13,7 +13,7 @@ import venv
 from collections.abc import Sequence
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.run import ENVIRONMENTS, FOLDER
+from benchmarks.run import ENVIRONMENTS
 
 PEERS = sorted({contender.peer for contender in CONTENDERS.values() if contender.peer})
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for peer in parser.parse_args(arguments).peers:
         folder = ENVIRONMENTS / peer
         venv.create(folder, with_pip=True)
-        requirements = FOLDER / "requirements" / f"{peer}.txt"
+        requirements = ENVIRONMENTS.parent / "requirements" / f"{peer}.txt"
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-r", str(requirements)]
         if subprocess.run(pip).returncode:
             print(f"error: {peer} could not be installed; pip says why above", file=sys.stderr)

@@ -7,14 +7,12 @@ the fedloge in another source folder. Times are CPU seconds, which depend less t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +21,9 @@ from PIL import Image
 
 import fedloge
 from benchmarks import machine
-from benchmarks.run import RESULTS, children_seconds, positive
+from benchmarks.processes import python_path
+from benchmarks.results import RESULTS, about, write
+from benchmarks.run import children_seconds, positive
 from benchmarks.statistics import paired_ratio
 
 TORCH = ["-c", "import torch"]
@@ -39,20 +39,20 @@ SHORT = ["--trainer.rounds=1", "--trainer.run_dir=run", "--report=false", "--qui
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the commands and write the results."""
+    """Measure the commands and write the results after each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
     parser.add_argument("--pairs", type=positive, default=7)
     parser.add_argument("--only", choices=COMMANDS, nargs="+", default=list(COMMANDS))
     parser.add_argument("--against", type=Path, metavar="SRC", help="folder with another fedloge, src/ of a commit")
     parser.add_argument("--output", type=Path)
     known = parser.parse_args(arguments)
+    content, runs = about("startup"), []
+    path = known.output or RESULTS / f"startup-{content['date']}.json"
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
-        runs = [measure(name, Path(folder), known.pairs, known.against) for name in known.only]
-    date = datetime.now(UTC).date().isoformat()
-    path = known.output or RESULTS / f"startup-{date}.json"
-    content = {"workload": "startup", "date": date, "commit": machine.commit(), "machine": machine.machine()}
-    path.write_text(json.dumps({**content, "runs": runs}, indent=2) + "\n", encoding="utf-8")
+        for name in known.only:
+            runs.append(measure(name, Path(folder), known.pairs, known.against))
+            write(path, {**content, "runs": runs})
     print(path)
 
 
@@ -84,7 +84,7 @@ def cpu_seconds(command: Sequence[str], folder: Path, source: Path | None = None
     Raises:
         RuntimeError: If the process does not end as expected.
     """
-    path = str((source or Path(fedloge.__file__).parents[1]).resolve())
+    path = python_path((source or Path(fedloge.__file__).parents[1]).resolve())
     began = children_seconds()
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)

@@ -1,18 +1,17 @@
 """A contender in a process of its own: does the work, and writes what it took and what came out.
 
-``python -m benchmarks.worker PROBLEM CONTENDER@CORES OUT --repetitions=N``; leaves ``OUT.json`` and ``OUT.npz``.
+``python -m benchmarks.worker PROBLEM CONTENDER@CORES OUT --repetitions=N``; leaves ``OUT.json``, which it renews after
+every repetition, and ``OUT.npz``.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import platform
 import resource
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ import torch
 from benchmarks.clock import Clock, below, cpu_seconds
 from benchmarks.contenders import CONTENDERS, UnavailableError, parse
 from benchmarks.problem import Arrays, Problem
+from benchmarks.results import write
+from fedloge.system.imports import installed_version
 
 UNAVAILABLE = 3
 PACKAGES = ("fedloge", "torch", "torchvision", "lightning", "numpy", "pillow", "pfl", "flwr", "ray")
@@ -44,15 +45,14 @@ def main(arguments: list[str]) -> int:
         module: Any = importlib.import_module(f"benchmarks.contenders.{contender.module}")
     except ImportError as error:
         return unavailable(error)
-    clock = Clock(problem.device)
+    clock = Clock(problem.device, on_tick=lambda clock: keep(options.out, problem, clock))
     try:
         result: Arrays = module.run(problem, contender.options, options.repetitions, clock)
     except UnavailableError as error:
         return unavailable(error)
     if len(clock.ticks) == 1:  # the reference is not timed
         clock.tick()
-    if int(os.environ.get("RANK", "0")) == 0:
-        write(options.out, clock, result)
+    keep(options.out, problem, clock, result)
     return 0
 
 
@@ -70,13 +70,25 @@ def keep_to(cores: int) -> None:
             os.sched_setaffinity(0, usable[:cores])
 
 
-def write(out: Path, clock: Clock, result: Arrays) -> None:
-    """Leave measurement and result."""
-    wall, cpu = clock.per_repetition()
-    details = {name.partition("/")[2]: float(value) for name, value in result.items() if name.startswith("details/")}
+def keep(out: Path, problem: Problem, clock: Clock, result: Arrays | None = None) -> None:
+    """Leave the measurement so far, and the result when there is one.
+
+    The last round of a run also saves and tests the final models, so it is not timed.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    details = dict(clock.details)
+    if result is not None:
+        details |= {name.partition("/")[2]: float(v) for name, v in result.items() if name.startswith("details/")}
+        np.savez(f"{out}.npz", **{name: v for name, v in result.items() if not name.startswith("details/")})  # type: ignore[arg-type]
+    without_last = problem.kind == "round" and result is not None
+    wall, cpu = clock.per_repetition(without_last)
     report = {
         "wall_s": wall,
         "cpu_s": cpu,
+        "repetitions_s": [round(seconds, 4) for seconds in clock.repetitions],
+        "timed": clock.timed(without_last),
+        "complete": result is not None,
         "total_cpu_s": max(cpu_seconds(), clock.seen_cpu_s),
         "survivors_cpu_s": below(os.getpid()),
         "peak_mib": peak_mib(),
@@ -84,8 +96,7 @@ def write(out: Path, clock: Clock, result: Arrays) -> None:
         "details": details,
         "versions": {"python": platform.python_version(), **versions()},
     }
-    np.savez(f"{out}.npz", **{name: array for name, array in result.items() if not name.startswith("details/")})  # type: ignore[arg-type]
-    out.with_suffix(".json").write_text(json.dumps(report))
+    write(out.with_suffix(".json"), report)
 
 
 def peak_mib() -> float:
@@ -99,13 +110,7 @@ def peak_mib() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {package: version for package in PACKAGES if (version := installed_version(package)) is not None}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Kind = Literal["round", "step", "eval", "exchange", "ssec"]
 
+ALONE = "none"
+"""What ``--against`` says where fedloge is measured alone."""
+
 TOLERANCE: dict[str, float] = {"round": 1e-5, "step": 1e-3, "eval": 1.0, "exchange": 1e-5, "ssec": 0.0}
 """How far a contender may be from the reference: entries of a state, test images counted, zeros of a frame."""
 
@@ -105,7 +108,8 @@ class Workload:
         about: Description for tables, one line.
         federation: Data, network and training.
         comparisons: Comparisons in the order of the tables.
-        repetitions: Number of timed repetitions in a process, after one that is not timed.
+        repetitions: Number of timed repetitions in a process, after one that is not timed; after the rounds of a run
+            comes another that is not timed either, since the last round also saves and tests the final models.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -121,6 +125,11 @@ class Workload:
     def tolerance(self) -> float:
         """How far a contender may be from the reference."""
         return TOLERANCE[self.kind]
+
+    @property
+    def all_repetitions(self) -> int:
+        """Number of repetitions in a process, timed or not."""
+        return self.repetitions + (2 if self.kind == "round" else 1)
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -149,12 +158,12 @@ def for_gate(workload: Workload) -> Federation:
     )
 
 
-def quick(workload: Workload) -> Workload:
-    """The workload at the smallest size, for a quick check."""
+def quick(workload: Workload, device: Literal["cpu", "cuda"] | None = None) -> Workload:
+    """The workload at the smallest size, for a quick check, on another device if one is given."""
     small = replace(for_gate(workload), augment=workload.federation.augment, num_clients=4, depth=8, double=False)
     if workload.federation.backbone == "ResNet":
-        small = replace(small, backbone="CifarResNet")
-    return replace(workload, federation=small, repetitions=min(workload.repetitions, 1))
+        small = replace(small, backbone="CifarResNet", num_classes=min(small.num_classes, 10))  # of 64 dimensions
+    return replace(workload, federation=small, repetitions=1, device=device or workload.device)
 
 
 MINI = Federation(
@@ -278,6 +287,7 @@ WORKLOADS: dict[str, Workload] = {
             "round of FedLoGe on CIFAR-10-LT's sizes: ResNet-18, 40 clients, batch 8, 5 epochs",
             Federation(per_class=5000, test_per_class=1000, backbone="ResNet", depth=18, epochs=5, eval_batch_size=500),
             (Comparison("fedloge@4", at_most=4.0), Comparison("fedloge@4", "naive@4")),
+            repetitions=3,
             device="cuda",
         ),
         Workload(
@@ -295,6 +305,7 @@ WORKLOADS: dict[str, Workload] = {
                 eval_batch_size=500,
             ),
             (Comparison("fedloge@4", at_most=7.0), Comparison("fedloge@4", "naive@4")),
+            repetitions=3,
             device="cuda",
         ),
     )

@@ -316,6 +316,19 @@ def test_help_and_version_do_not_import_torch():
     assert f"fedloge {fedloge.__version__}" in done.stdout
 
 
+def test_what_lightning_misses_is_said_in_a_line(monkeypatch, capsys):
+    class Missing:
+        def __bool__(self):
+            return False
+
+        def __str__(self):
+            return "Requirement 'jsonargparse[signatures]' not met. HINT: Try running `pip install`"
+
+    monkeypatch.setattr("lightning.pytorch.cli._JSONARGPARSE_SIGNATURES_AVAILABLE", Missing())
+    assert main(QUICKSTART) == 2
+    assert capsys.readouterr().err == f"fedloge: error: {Missing()}\n"
+
+
 WITHOUT_TORCH = {
     "fti": "no verb 'fti'. Did you mean 'fit'?",
     "fit --config absent.yaml": "--config='absent.yaml' cannot be read: No such file or directory.",

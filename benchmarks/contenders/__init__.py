@@ -44,7 +44,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 CONTENDERS: dict[str, Contender] = {
     "reference": Contender("reference"),
-    "fedloge": Contender("fedloge", {"executor": "auto"}),
+    "fedloge": Contender("fedloge", {"executor": "auto", "profile": "true"}),
     "fedloge-serial": Contender("fedloge", {"executor": "serial"}),
     "fedloge-processes": Contender("fedloge", {"executor": "processes"}, processes=True),
     "fedloge-ray": Contender("fedloge", {"executor": "ray"}, processes=True),

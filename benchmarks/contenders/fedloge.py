@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,30 @@ from fedloge.trainer import FederatedTrainer
 
 
 class Ticker(FederatedCallback):
-    """Ticks the clock after every round."""
+    """Ticks the clock after every round; of a profiled run, the details are the seconds of the parts of a round."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:
         """A round with its evaluation is done."""
+        if trainer.local_settings.profile:
+            with self.clock.paused():
+                self.clock.details = parts_of_a_round(trainer.folder.rows("profile.csv"))
         self.clock.tick()
+
+
+def parts_of_a_round(rows: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """Median seconds of the parts of a round, after the first; not every round has every part, a checkpoint least."""
+    named = {name for row in rows[1:] or rows for name, value in row.items() if value and name != "round"}
+    return {name: median(float(row[name]) for row in rows[1:] or rows if row[name]) for name in sorted(named)}
 
 
 def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: Clock) -> Arrays:
     """Do the problem's work with the executor of the options."""
     match problem.kind:
         case "round":
-            return rounds(problem, options["executor"], repetitions, clock)
+            return rounds(problem, options, repetitions, clock)
         case "step":
             return local_steps(
                 problem, train_by_steps if options["executor"] == "steps" else train_client, repetitions, clock
@@ -59,13 +69,13 @@ def run(problem: Problem, options: Mapping[str, str], repetitions: int, clock: C
             return solve(problem, "alternating", repetitions, clock)
 
 
-def rounds(problem: Problem, executor: str, repetitions: int, clock: Clock) -> Arrays:
+def rounds(problem: Problem, options: Mapping[str, str], repetitions: int, clock: Clock) -> Arrays:
     """A run of ``fedloge fit``, evaluated after every round."""
     method, data = build(problem)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
-            problem, folder, executor=executor, rounds=repetitions, local_epochs=problem.federation.epochs,
-            callbacks=[Ticker(clock)],
+            problem, folder, executor=options["executor"], rounds=repetitions, local_epochs=problem.federation.epochs,
+            profile="profile" in options, callbacks=[Ticker(clock)],
         )  # fmt: skip
         trainer.fit(method, datamodule=data)
         state = trainer.folder.checkpoints.load("last")

@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from fedloge.system.imports import on_first_use
+from fedloge.system.imports import installed_version, on_first_use
 
 if TYPE_CHECKING:
     from fedloge import collapse as collapse
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedloge.runs.run import Run, load_run
     from fedloge.trainer import FederatedTrainer
 
-    __version__: str
+    __version__: str | None
 
 __all__ = [
     "Backbone",
@@ -87,11 +87,7 @@ _MOVED = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that ``fedloge --help`` does not wait for torch."""
-    if name != "__version__":
-        return _public(name)
-    from importlib.metadata import version  # as slow to import as the rest of this package
-
-    return version("fedloge")
+    return installed_version("fedloge") if name == "__version__" else _public(name)
 
 
 def _alias(old: str, new: str) -> None:

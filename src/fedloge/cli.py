@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0 if args else 2
     if args[0] == "--version":
-        print(f"fedloge {fedloge.__version__}")
+        print(f"fedloge {fedloge.__version__ or 'from a checkout, not installed'}")
         return 0
     try:
         if args[0] not in VERBS:

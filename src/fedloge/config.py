@@ -137,6 +137,10 @@ def build(args: Sequence[str]) -> FedlogeCLI:
         return _cli(args)
     except ArgumentError as error:
         raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
+    except ModuleNotFoundError as error:
+        if error.name is not None:
+            raise
+        raise FedlogeError(" ".join(str(error).split())) from error  # Lightning looks at jsonargparse's metadata
     except ValueError as error:  # jsonargparse raises it from the FedlogeError of a class
         if "Does not validate" not in str(error):
             raise

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import clients, worker
+from benchmarks import clients, results, worker
 from benchmarks import run as runner
 from benchmarks.clock import Clock, cpu_seconds
 from benchmarks.contenders import CONTENDERS, UnavailableError, parse
-from benchmarks.run import Bench, ContenderError, chosen, compare, environment, main
+from benchmarks.machine import ROOT
+from benchmarks.run import Bench, ContenderError, TimeIsUpError, chosen, compare, environment, main
 from benchmarks.statistics import paired_ratio
 from benchmarks.workloads import WORKLOADS, Comparison, quick
+from uninstalled import without
 
 MINI = WORKLOADS["cpu-mini"]
+DONE = {"wall_s": 1.0, "cpu_s": 1.0, "others_cores": 0.0, "details": {}, "timed": 1, "complete": True}
 PAIR = replace(MINI, comparisons=(Comparison("fedloge-serial@1", "naive@1"),))
 
 
@@ -51,6 +55,19 @@ def test_opponents_can_be_chosen():
             chosen(WORKLOADS[name], ["naive", "nope"])
 
 
+def test_fedloge_can_be_measured_alone():
+    alone = chosen(MINI, ["none"]).comparisons
+    assert alone == (Comparison("fedloge-serial@1"), Comparison("fedloge-processes@4"))
+    assert chosen(WORKLOADS["gpu-c10"], ["none"]).comparisons == (Comparison("fedloge@4", at_most=4.0),)
+    with pytest.raises(ValueError, match="--against none naive: none stands alone"):
+        chosen(MINI, ["none", "naive"])
+
+
+def test_rounds_are_timed_between_the_first_and_the_last():
+    assert WORKLOADS["gpu-c10"].all_repetitions == WORKLOADS["gpu-c100"].all_repetitions == 5
+    assert WORKLOADS["step"].all_repetitions == WORKLOADS["step"].repetitions + 1
+
+
 def test_a_gpu_is_not_measured_against_who_has_none():
     with pytest.raises(ValueError, match="gpu-c10 is not measured against pfl, but against naive"):
         chosen(WORKLOADS["gpu-c10"], ["pfl"])
@@ -67,7 +84,11 @@ def test_the_ratio_is_the_median_of_pairs():
 
 
 def measured(contender, *walls, **details):
-    return [{"contender": contender, "wall_s": wall, "cpu_s": wall, "details": details} for wall in walls]
+    """Runs of a contender, one a sweep."""
+    return [
+        {"contender": contender, "sweep": sweep, "wall_s": wall, "cpu_s": wall, "timed": 1, "details": details}
+        for sweep, wall in enumerate(walls)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +117,40 @@ def test_the_clock_leaves_out_the_warm_up_and_what_is_paused(monkeypatch):
         pass
     clock.tick()
     assert clock.per_repetition()[0] == 20 - 12 - 1
+
+
+def ticking(monkeypatch, *times):
+    """A clock that has begun at 0 and ticked at these times."""
+    now = iter([0, 0, 0, *(time for time in times for _ in range(3))])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()
+    for _ in times:
+        clock.tick()
+    return clock
+
+
+def test_the_last_repetition_can_be_left_out(monkeypatch):
+    clock = ticking(monkeypatch, 10, 12, 13, 15, 45)
+    assert clock.repetitions == [10, 2, 1, 2, 30]
+    assert (clock.timed(), clock.per_repetition()[0]) == (4, 35 / 4)
+    assert (clock.timed(without_last=True), clock.per_repetition(without_last=True)[0]) == (3, 5 / 3)
+
+
+@pytest.mark.parametrize(("times", "timed", "seconds"), [([10], 0, 10), ([10, 12], 1, 2), ([10, 12, 15], 1, 2)])
+def test_there_is_always_a_repetition_left(monkeypatch, times, timed, seconds):
+    clock = ticking(monkeypatch, *times)
+    assert (clock.timed(without_last=True), clock.per_repetition(without_last=True)[0]) == (timed, seconds)
+
+
+def test_what_is_done_at_a_tick_is_not_measured(monkeypatch):
+    start, tick, listener, work = (0, 0, 0), (10, 10, 10), (10, 50), (53, 53, 53)
+    now = iter([*start, *tick, *listener, *work, *listener])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    seen = []
+    clock = Clock(on_tick=lambda clock: seen.append(clock.repetitions))
+    clock.tick()
+    clock.tick()
+    assert seen == [[10], [10, 3]]
 
 
 def test_the_first_repetition_counts_where_it_is_the_only_one(monkeypatch):
@@ -170,6 +225,13 @@ def test_workloads_on_the_cpu_see_no_other_device(monkeypatch):
     assert environment("fedloge", 1, "cuda")["CUDA_VISIBLE_DEVICES"] == "3"
 
 
+def test_the_path_of_a_contender_begins_with_this_checkout_and_goes_on_as_before(monkeypatch):
+    own = [str(ROOT), str(ROOT / "src")]
+    for before, expected in {"": own, "wheels/a.whl:/more": [*own, "wheels/a.whl", "/more"]}.items():
+        monkeypatch.setenv("PYTHONPATH", before.replace(":", os.pathsep))
+        assert environment("naive", 1)["PYTHONPATH"].split(os.pathsep) == expected
+
+
 def test_threads_are_the_cores_unless_processes_take_them():
     assert environment("naive", 4)["OMP_NUM_THREADS"] == environment("pfl", 4)["MKL_NUM_THREADS"] == "4"
     for name in ("fedloge-processes", "pfl-processes"):
@@ -205,7 +267,7 @@ def test_contenders_take_turns(tmp_path, monkeypatch):
 
         def measure(self, contender):
             order.append(contender)
-            return {"wall_s": 1.0, "cpu_s": 1.0, "others_cores": 0.0, "details": {}}
+            return DONE
 
     runner.run(Quiet(PAIR, tmp_path, {}), 3, say=lambda text: None)
     assert order == ["fedloge-serial@1", "naive@1", "naive@1", "fedloge-serial@1", "fedloge-serial@1", "naive@1"]
@@ -228,7 +290,7 @@ class Fragile(Canned):
     def measure(self, contender):
         if contender == self.fragile:
             raise ContenderError("it broke down")
-        return {"wall_s": 1.0, "cpu_s": 1.0, "others_cores": 0.0, "details": {}}
+        return DONE
 
 
 @pytest.mark.parametrize("in_gate", [True, False])
@@ -258,6 +320,72 @@ def test_a_result_is_written_where_somebody_broke_down_but_not_where_nobody_was_
     assert main(command) == 2
     assert "cpu-mini was not measured: every contender was skipped" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_result_is_written_after_every_step(tmp_path):
+    """Two gates, two sweeps of two contenders, and the end."""
+    kept = []
+    bench = Fragile(PAIR, tmp_path, {})
+    bench.fragile = "nobody"
+    runner.run(bench, 2, lambda text: None, lambda result: kept.append(json.loads(json.dumps(result))))
+    assert [(len(result["gate"]), len(result["runs"]), result["complete"]) for result in kept] == [
+        (1, 0, False),
+        (2, 0, False),
+        (2, 1, False),
+        (2, 2, False),
+        (2, 3, False),
+        (2, 4, False),
+        (2, 4, True),
+    ]
+    assert [len(result["comparisons"]) for result in kept] == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_a_file_that_is_being_written_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    path = tmp_path / "results" / "a.json"
+    results.write(path, {"runs": [1]})
+
+    def full(self, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        results.write(path, {"runs": [1, 2]})
+    assert json.loads(path.read_text()) == {"runs": [1]}
+
+
+class Slow(Fragile):
+    """The first measurement is cut after two repetitions, and no other begins."""
+
+    fragile = "nobody"
+    began = 0
+
+    def measure(self, contender):
+        self.began += 1
+        if self.began > 1:
+            raise TimeIsUpError
+        return DONE | {"complete": False, "timed": 1}
+
+
+def test_what_was_measured_until_the_time_was_up_is_kept(tmp_path):
+    said = []
+    result = runner.run(Slow(chosen(MINI, ["none"]), tmp_path, {}), 8, said.append)
+    assert [run["contender"] for run in result["runs"]] == ["fedloge-serial@1"]
+    assert result["complete"] is False
+    assert [(c["ours"], c["other"], c["ours_s"]) for c in result["comparisons"]] == [("fedloge-serial@1", None, 1.0)]
+    assert said[-2:] == [
+        "sweep 1/8 fedloge-serial@1: 1.000 s, 1.000 CPU s, others used 0.0 cores, mean of 1 repetitions until the time "
+        "was up",
+        "the time is up after 1 measurements",
+    ]
+
+
+def test_only_sweeps_in_common_are_compared():
+    """The sweep that the other did not finish says nothing of the ratio, and a warm-up is no measurement."""
+    runs = measured("fedloge-serial@1", 1.0, 1.0, 9.0) + measured("naive@1", 3.0, 3.0)
+    (compared,) = runner.compared(PAIR.comparisons, runs)
+    assert (compared["ratio"], compared["ours_s"]) == (3.0, 1.0)
+    warm_up = [run | {"timed": 0} for run in measured("naive@1", 3.0)]
+    assert runner.compared(PAIR.comparisons, runs[:3] + warm_up) == []
 
 
 @pytest.mark.parametrize("pairs", ["0", "-2", "many"])
@@ -298,6 +426,10 @@ def test_a_key_error_of_fedloges_is_no_excuse(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_leaves_a_result(tmp_path, monkeypatch):
+    """The contenders run from a checkout that is not installed, without plotly and wandb."""
+    (tmp_path / "hidden").mkdir()
+    hidden = without(tmp_path / "hidden", ROOT / "src", {"plotly", "wandb"}, {"fedloge"})
+    monkeypatch.setenv("PYTHONPATH", hidden["PYTHONPATH"])
     monkeypatch.setitem(WORKLOADS, "cpu-mini", PAIR)
     command = ["--workload", "cpu-mini", "--against", "naive", "--profile", "quick", "--pairs", "1"]
     assert main([*command, "--results", str(tmp_path)]) == 0
@@ -307,6 +439,7 @@ def test_the_command_leaves_a_result(tmp_path, monkeypatch):
     assert result["profile"] == "quick"
     assert {"commit", "machine", "versions", "environment", "federation", "data"} <= result.keys()
     assert {"processor", "cores", "gpu"} <= result["machine"].keys()
+    assert all("fedloge" not in versions for versions in result["versions"].values())
     assert {name: gate["passed"] for name, gate in result["gate"].items()} == {
         "fedloge-serial@1": True,
         "naive@1": True,
@@ -316,5 +449,7 @@ def test_the_command_leaves_a_result(tmp_path, monkeypatch):
         assert measurement["wall_s"] > 0
         assert measurement["threads"] == 1
         assert {"cpu_s", "peak_mib", "load_before", "load_after", "others_cores", "sweep"} <= measurement.keys()
+        assert (len(measurement["repetitions_s"]), measurement["timed"], measurement["complete"]) == (3, 1, True)
+        assert measurement["wall_s"] == pytest.approx(measurement["repetitions_s"][1], abs=1e-3)
     (comparison,) = result["comparisons"]
     assert comparison["low"] == comparison["ratio"] == comparison["high"] > 0

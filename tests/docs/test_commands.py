@@ -84,6 +84,7 @@ def check_benchmark(words):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "measure", lambda workload, pythons, options: True)
+        patch.setattr("benchmarks.machine.gpu", lambda: "a GPU")
         assert run.main([*words[3:], "--results", "results"]) == 0
 
 
@@ -104,6 +105,15 @@ def check_fidelity(words):
         patch.setattr(fidelity, "run", lambda options, more: asked.append(options))
         assert fidelity.main(words[3:]) == 0
     assert asked[0].reference == "FOLDER"
+
+
+def check_first_gpu(words):
+    """The arguments are accepted."""
+    from benchmarks.first_gpu import __main__ as command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "run", lambda options: {"stages": []})
+        assert command.main(words[3:]) == 0
 
 
 def check_study(words):
@@ -144,6 +154,7 @@ NOT_RUN = {
     "mypy": ("is a step of CI", check_ci),
     "mkdocs": ("is done by tests/docs/test_site.py; serving never ends", check_site),
     "python -m benchmarks.run": ("takes hours; tests/benchmarks runs small ones", check_benchmark),
+    "python -m benchmarks.first_gpu": ("needs a GPU; tests/benchmarks runs the quick profile", check_first_gpu),
     "python -m benchmarks.clients": ("takes a minute and would write a result", check_module),
     "python -m benchmarks.table": ("would write the page", check_tables),
     "python -m benchmarks.reproduction": ("would write the pages; tests/benchmarks writes others", check_module),

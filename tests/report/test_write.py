@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,15 @@ def test_the_report_can_be_switched_off(tmp_path, capsys):
     assert main([*QUICKSTART, *SHORT, f"--trainer.run_dir={tmp_path / 'run'}", "--report=false"]) == 0
     assert not (tmp_path / "run" / "report.html").exists()
     assert "report:" not in capsys.readouterr().out
+
+
+def test_a_page_without_plotly_says_what_to_install(trained, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    for imported in ("plotly.offline", "fedloge.report.page"):
+        monkeypatch.delitem(sys.modules, imported, raising=False)
+    error = fail(capsys, "report", str(trained), f"--output={trained / 'missing.html'}")
+    assert "format='html' needs the package plotly. Run `pip install plotly`." in error
+    assert not (trained / "missing.html").exists()
 
 
 def test_a_report_that_fails_does_not_fail_the_run(tmp_path, capsys, monkeypatch):

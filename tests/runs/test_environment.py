@@ -1,8 +1,9 @@
 import subprocess
+from importlib import metadata
 
 import pytest
 
-from fedloge.runs.environment import CHECKOUT, environment, git_commit
+from fedloge.runs.environment import CHECKOUT, PACKAGES, environment, git_commit
 
 
 @pytest.fixture
@@ -40,3 +41,17 @@ def test_an_installed_package_does_not_take_its_users_commit(repository, tmp_pat
 def test_the_package_records_its_own_commit():
     assert environment()["git_commit"] == git_commit(CHECKOUT)
     assert (CHECKOUT / "src" / "fedloge" / "runs" / "environment.py").is_file()
+
+
+def test_what_is_not_installed_has_no_version(monkeypatch):
+    found = metadata.version
+
+    def version(package):
+        if package in ("fedloge", "jsonargparse"):
+            raise metadata.PackageNotFoundError(package)
+        return found(package)
+
+    monkeypatch.setattr(metadata, "version", version)
+    versions = {package: environment()[package] for package in PACKAGES}
+    assert [package for package, known in versions.items() if known is None] == ["fedloge", "jsonargparse"]
+    assert versions["torch"] == found("torch")

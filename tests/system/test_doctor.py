@@ -33,6 +33,13 @@ def test_what_is_missing_or_too_old_is_named_with_the_remedy(requires, capsys):
     assert "missing or broken: nowhere-to-be-found, torch" in text
 
 
+def test_a_checkout_that_is_not_installed_is_a_remark(requires, monkeypatch, capsys):
+    requires()
+    monkeypatch.setattr(doctor, "installed_version", lambda package: None)
+    assert main(["doctor"]) == 0
+    assert "a checkout that is not installed: its requirements are not known" in capsys.readouterr().out
+
+
 def test_a_nearly_full_disk_is_a_remark(requires, disk, capsys):
     requires("torch")
     disk(999_999_999)

@@ -31,7 +31,7 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
 
     Raises:
         RunError: If a folder is not a finished run.
-        ConfigError: If the format is unknown or the file cannot be written.
+        ConfigError: If the format is unknown or needs a package that is missing, or the file cannot be written.
     """
     format = format or _format_of(output)
     check_choice("format", format, FORMATS)
@@ -39,7 +39,11 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
     if ending in FORMATS and ending != format:
         raise ConfigError("format", format, f"but output={str(output)!r} ends in .{ending}", "Leave one of them out.")
     target = Path(output) if output else (Path(paths[0]) if len(paths) == 1 else Path()) / f"report.{format}"
-    content = _render(read_runs(paths), format)
+    try:
+        content = _render(read_runs(paths), format)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise ConfigError("format", format, f"needs the package {package}", f"Run `pip install {package}`.") from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)

@@ -7,11 +7,12 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fedloge.system.imports import installed_version
 
 PACKAGES = ("fedloge", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 
@@ -20,10 +21,10 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, threads, git commit and command."""
+    """Versions (None for what is not installed), machine, threads, git commit and command."""
     return {
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in PACKAGES},
+        **{package: installed_version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from fedloge.system.imports import installed_version
+
 try:
     from packaging.requirements import Requirement
 except ModuleNotFoundError:  # reported by _packages
@@ -68,7 +70,9 @@ def _words(check: Check) -> str:
 
 
 def _machine() -> Iterator[Check]:
-    yield Check("fedloge", _version("fedloge") or "not installed", "" if _version("fedloge") else "pip install -e .")
+    version = installed_version("fedloge")
+    unknown = "" if version else "its requirements are not known and not checked before `pip install -e .`"
+    yield Check("fedloge", version or "a checkout that is not installed", unknown, needed=False)
     yield Check("python", f"{platform.python_version()}, {sys.executable}")
     yield Check("platform", platform.platform())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -95,7 +99,7 @@ def _packages() -> Iterator[Check]:
         yield Check("packaging", "not installed", "pip install -e . installs everything")
         return
     for requirement in sorted(_requirements(), key=lambda r: (_extra(r), r.name.lower())):
-        extra, installed = _extra(requirement), _version(requirement.name)
+        extra, installed = _extra(requirement), installed_version(requirement.name)
         if installed is None:
             remedy = f"pip install 'fedloge[{extra}]'" if extra else f"pip install '{_plain(requirement)}'"
             yield Check(requirement.name, "not installed", remedy, needed=not extra)
@@ -124,13 +128,6 @@ def _extra(requirement: Requirement) -> str:
 
 def _plain(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _devices() -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Imports that take seconds: public names on first use, and a line on the terminal meanwhile."""
+"""Imports that take seconds, and what is known of packages without importing them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def on_first_use(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
         return module if homes[name] == f"{package}.{name}" else getattr(module, name)
 
     return attribute, lambda: sorted(homes)
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed package; None for one without metadata, such as a checkout on ``PYTHONPATH``."""
+    from importlib import metadata  # as slow to import as the rest of this package
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @contextmanager
