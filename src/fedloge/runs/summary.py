@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
@@ -14,11 +14,19 @@ from fedloge.runs.measures import HEADLINES, KINDS
 
 @dataclass(frozen=True)
 class Result:
-    """The final models of a state, and the test results before and after realignment (the same where there is none)."""
+    """The final models of a state, and the test results before and after realignment (the same where there is none).
+
+    Args:
+        final: State after :meth:`Method.finalize`.
+        before: Results of the state before it.
+        after: Results of the final state.
+        exchanged: Bytes that clients sent and received for it.
+    """
 
     final: FederatedState
     before: Evaluation
     after: Evaluation
+    exchanged: Mapping[str, int] = field(default_factory=dict)
 
     def evaluations(self) -> dict[bool, Evaluation]:
         """Test results by whether they are from before realignment, if there is one."""

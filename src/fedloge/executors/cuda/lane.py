@@ -61,12 +61,14 @@ class Lane:
         self.data, self.resident, self.received, self.seed, self.graphs = data, resident, received, seed, graphs
         self.device = resident.device
         self.layout = layout
-        self.method = copy.deepcopy(method).to(self.device)
+        with method.without_server_entries():
+            self.method = copy.deepcopy(method).to(self.device)
         if layout is not None:
             self.method.to(memory_format=layout)
         self.dtype = next(self.method.parameters()).dtype
         self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
+        self.positions = torch.zeros_like(self.labels) if method.indexed else None
         self.rows = torch.arange(resident.settings.batch_size, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses: dict[str, Tensor] = {}
@@ -127,12 +129,12 @@ class Lane:
             program.reset()
             loader = training.loader(phase=number)
             for _ in range(phase.epochs):
-                for images, labels in self.resident.pages(loader):
-                    self._fill(images, labels)
-                    for size in self._sizes(len(labels)):
+                for page in self.resident.pages(loader):
+                    self._fill(*page)
+                    for size in self._sizes(len(page[0])):
                         program.step(size)
                         yield
-                    examples += len(labels)
+                    examples += len(page[0])
             names |= dict.fromkeys(program.names)
         with self.random:
             return training.finish({name: self.losses[name] for name in names}, examples)
@@ -147,9 +149,11 @@ class Lane:
         for total in self.losses.values():
             total.zero_()
 
-    def _fill(self, images: Tensor, labels: Tensor) -> None:
+    def _fill(self, images: Tensor, labels: Tensor, positions: Tensor | None = None) -> None:
         self.images[: len(labels)].copy_(images)
         self.labels[: len(labels)].copy_(labels)
+        if self.positions is not None and positions is not None:
+            self.positions[: len(labels)].copy_(positions)
         self.position.zero_()
 
     def _sizes(self, images: int) -> list[int]:
@@ -167,14 +171,15 @@ class Lane:
             self._programs[key] = Program(self, options)
         return self._programs[key]
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Next images and labels of the page; advances the position."""
+    def batch(self, size: int) -> Any:
+        """Next images, labels and, if the method wants them, positions of the page; advances to the batch after it."""
         rows = self.rows[:size] + self.position
         self.position += size
         images = self.resident.normalise(self.images.index_select(0, rows)).to(self.dtype)
         if self.layout is not None:
             images = images.contiguous(memory_format=self.layout)
-        return images, self.labels.index_select(0, rows)
+        batch = images, self.labels.index_select(0, rows)
+        return batch if self.positions is None else (*batch, self.positions.index_select(0, rows))
 
     def rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> tuple[str | None, float]:
         """Try the step of a phase on a client; an error of the step itself is raised.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedloge.data.augment import Augmentation, augment, centre, join_augmentations, rescale, scale_and_shift
 from fedloge.data.images import TensorImages
-from fedloge.data.loader import Batch, BatchLoader, SequentialLoader
+from fedloge.data.loader import BatchLoader, SequentialLoader
 from fedloge.system.devices import upload
 
 PAGE_BYTES = 2**25
@@ -42,8 +42,8 @@ class Resident:
         self.page_size = size * max(batches, 1)
         """Number of images in a page, a multiple of the batch size."""
 
-    def pages(self, loader: BatchLoader) -> Iterator[Batch]:
-        """Next epoch of the loader in pages of whole batches: augmented uint8 images, and labels."""
+    def pages(self, loader: BatchLoader) -> Iterator[tuple[Tensor, ...]]:
+        """Next epoch of the loader in pages of whole batches: augmented uint8 images, labels, positions if indexed."""
         batches, draws = loader.next_epoch()
         step = self.page_size // self.settings.batch_size
         for start in range(0, len(batches), step):
@@ -52,7 +52,8 @@ class Resident:
             drawn = Augmentation(*(None if part is None else upload(part, self.device) for part in drawn))
             there = upload(indices, self.device)
             images = upload(self.images.gather(there if self.here else indices), self.device)
-            yield augment(images, drawn, self.settings.image_size), self.labels[there]
+            page = augment(images, drawn, self.settings.image_size), self.labels[there]
+            yield (*page, upload(loader.positions(indices), self.device)) if loader.indexed else page
 
     def in_order(self, batches: SequentialLoader) -> SequentialLoader:
         """The same batches, read from the device if the images are there."""
