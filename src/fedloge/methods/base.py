@@ -419,6 +419,19 @@ class Method(LightningModule):
         for name, module in self.named_modules():
             module.training = self.is_trained(name)
 
+    def received_features(self, images: Tensor) -> Tensor:
+        """Features [n, d] of the body as all clients received it, in eval mode and without a gradient."""
+        received = {n.removeprefix("backbone."): t for n, t in self.anchor.items() if within(n, "backbone")}
+        modes = [(module, module.training) for module in self.backbone.modules()]
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                features: Tensor = torch.func.functional_call(self.backbone, received, (images,))
+        finally:
+            for module, training in modes:
+                module.training = training
+        return features
+
     def _record(self, losses: Losses, examples: int) -> None:
         add_losses(self.loss_sums, losses, examples)
         self.examples += examples
@@ -501,10 +514,10 @@ class Method(LightningModule):
 
     @torch.no_grad()
     def load_entries(self, tensors: Tensors) -> None:
-        """Copy some entries into the module; notes of a client are none."""
+        """Copy some entries into the module: neither notes of a client nor what never leaves the server."""
         entries = self.state_dict()
         for name, tensor in tensors.items():
-            if not name.startswith(NOTE):
+            if not name.startswith(NOTE) and not within_any(name, self.server):
                 entries[name].copy_(tensor)
 
 
