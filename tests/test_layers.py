@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "fedloge"
 LAYERS = [
     ("errors",),
-    ("checks", "options", "plotting", "tables"),
+    ("checks", "help", "options", "plotting", "tables"),
     ("system", "federation.sampling", "federation.seeding", "federation.state", "federation.aggregation"),
     ("etf", "losses", "realign", "models"),
     ("methods",),
@@ -15,6 +15,7 @@ LAYERS = [
     ("executors",),
     ("runs",),
     ("preflight", "tracking", "federation.progress", "federation.round", "federation.parts", "federation.results"),
+    ("federation.selection",),
     ("trainer",),
     ("report",),
     ("config",),

@@ -163,6 +163,7 @@ class Method(LightningModule):
             int64 [n], in the order of the batches that the hooks before and after training get.
         views: The models that the method has.
         privileged: Privileged knowledge that the server needs; declared wherever results are shown.
+        needs_images: Whether the method changes the images themselves, so that features cannot stand in their place.
         finalized: Effect of :meth:`finalize` on the models, in one word for tables.
         server_data: Privileged knowledge of the server, set before :meth:`prepare`.
         anchor: Shared weights that all clients received (w^t), during local training.
@@ -180,6 +181,7 @@ class Method(LightningModule):
     indexed: ClassVar[bool] = False
     views: ClassVar[tuple[View, ...]] = ("global", "personal")
     privileged: ClassVar[tuple[Knowledge, ...]] = ()
+    needs_images: ClassVar[bool] = False
     finalized: ClassVar[str] = "fine-tuned"
 
     server_data: ServerData = ServerData()
@@ -221,7 +223,14 @@ class Method(LightningModule):
 
     def is_fixed(self, name: str) -> bool:
         """Whether the server makes the state entry ``name``, so that no client trains it."""
-        return within_any(name, (*self.fixed, *self.renewed, *self.server))
+        return within_any(name, (*self.fixed, *self.renewed, *self.server, *self.frozen))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Submodules of the bodies that the backbone freezes: they are fixed, and no phase trains them."""
+        bodies = {name: getattr(self, name) for name in self.bodies}
+        backbones = {name: body for name, body in bodies.items() if isinstance(body, Backbone)}
+        return tuple(f"{name}.{part}".removesuffix(".") for name, body in backbones.items() for part in body.frozen)
 
     def check(self) -> None:
         """Raise a ConfigError if backbone and method do not fit; called before a run starts."""
@@ -230,7 +239,7 @@ class Method(LightningModule):
         """Whether the current phase trains the module or parameter ``name``."""
         if self.phase.trainable is None:
             return not self.is_fixed(name)
-        return within_any(name, self.phase.trainable)
+        return within_any(name, self.phase.trainable) and not within_any(name, self.frozen)
 
     def prepare(self, generator: torch.Generator) -> None:
         """Prepare the method on the server, once before the first round (FedLoGe solves SSE-C here)."""

@@ -46,6 +46,7 @@ class FedYoYo(FedAvg):
     personal = ("phi",)
     renewed = ("prior",)
     server = ("effective",)
+    needs_images = True
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class Lane:
         if layout is not None:
             self.method.to(memory_format=layout)
         self.dtype = next(self.method.parameters()).dtype
-        self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
+        self.images = torch.zeros((resident.page_size, *resident.shape), dtype=resident.dtype, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
         self.positions = torch.zeros_like(self.labels) if method.indexed else None
         self.rows = torch.arange(resident.settings.batch_size, device=self.device)
