@@ -58,7 +58,8 @@ class FedGraB(FedAvg):
         """Σ_c of the weighted binary cross-entropies, mean over the batch."""
         images, labels = batch
         logits = self.head(self.features(images))
-        positive = functional.one_hot(labels, self.num_classes).to(logits)
+        classes = torch.arange(self.num_classes, device=labels.device)  # one_hot would read values back
+        positive = (labels[:, None] == classes).to(logits)
         weights = positive * self.positive_weights() + 1 - positive
         sizes = weights * (logits.detach().sigmoid() - positive).abs() / len(labels)
         self.balance.add_((sizes * (2 * positive - 1)).sum(0).to(self.balance))

@@ -24,6 +24,9 @@ from fedloge.executors.cuda.capture import Watch
 from fedloge.executors.cuda.executor import Turns
 from fedloge.federation.state import FederatedState
 from fedloge.methods import (
+    APFL,
+    MOON,
+    SCAFFOLD,
     CReFF,
     Ditto,
     FedAvg,
@@ -31,6 +34,7 @@ from fedloge.methods import (
     FedBABU,
     FedBN,
     FedETF,
+    FedGraB,
     FedLoGe,
     FedNH,
     FedPer,
@@ -41,6 +45,7 @@ from fedloge.methods import (
     LogitAdjustment,
     Phase,
     RatioLoss,
+    pFedMe,
 )
 from fedloge.methods.base import Client, ServerData
 from fedloge.models import SmallCNN
@@ -67,6 +72,11 @@ CAPTURED = [
     (CReFF, {}),
     (LogitAdjustment, {}),
     (RatioLoss, {}),
+    (SCAFFOLD, {}),
+    (MOON, {}),
+    (APFL, {}),
+    (pFedMe, {"lam": 1.0}),
+    (FedGraB, {}),
 ]
 
 
