@@ -5,12 +5,16 @@ import torch
 from conftest import tiny_source
 from fedloge.data import FederatedDataModule
 from fedloge.methods import (
+    APFL,
+    MOON,
+    SCAFFOLD,
     CReFF,
     Ditto,
     FedAvg,
     FedBABU,
     FedBN,
     FedETF,
+    FedGraB,
     FedLoGe,
     FedNH,
     FedPer,
@@ -19,6 +23,7 @@ from fedloge.methods import (
     FedROD,
     LogitAdjustment,
     RatioLoss,
+    pFedMe,
 )
 from fedloge.methods.base import ServerData
 from harness import build
@@ -41,6 +46,11 @@ CAPTURED = [
     (CReFF, {}),
     (LogitAdjustment, {}),
     (RatioLoss, {}),
+    (SCAFFOLD, {}),
+    (MOON, {}),
+    (APFL, {}),
+    (pFedMe, {"lam": 1.0}),
+    (FedGraB, {}),
 ]
 
 

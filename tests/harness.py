@@ -1,11 +1,13 @@
 """One round of the federated loop, without the trainer around it."""
 
+import pytest
 import torch
 
 from fedloge.executors import ClientTask, LocalSettings, Serial
-from fedloge.federation.state import ClientStore, FederatedState
+from fedloge.federation.round import AllClients, start_tasks, survey
+from fedloge.federation.state import FederatedState
 from fedloge.methods import Client, FedAvg
-from fedloge.methods.base import ServerData
+from fedloge.methods.base import Method, ServerData
 from fedloge.models import SmallCNN
 
 
@@ -32,11 +34,14 @@ def run_round(method, data, state, cohort=None, epochs=2, seed=0, phases=None):
     executor = Serial()
     executor.start(method, data, LocalSettings(seed))
     clients = range(data.num_clients) if cohort is None else cohort
+    server = torch.Generator().manual_seed(state.round)
+    if type(method).survey is not Method.survey and type(method).answer is not Method.answer:
+        answer = method.answer(survey(executor, state, clients, pytest.fail), state, server)
+        state = state.with_shared(answer)
     tasks = [ClientTask(client, state.round + 1, phases or method.phases(epochs)) for client in clients]
-    results = list(executor.run(state.shared, state.clients, tasks))
+    results = list(start_tasks(executor, state, tasks))
     for result in results:
         state.clients[result.update.client] = result.personal
-    server = torch.Generator().manual_seed(state.round)
     changed = method.aggregate((result.update for result in results), state, server)
     return FederatedState(state.round + 1, state.shared, state.clients).with_shared(changed), results
 
@@ -48,12 +53,9 @@ def population(data):
 def finalize(method, data, state):
     """With its training part, in place of the trainer."""
 
-    def on_clients(start, phases):
-        store = ClientStore(len(start.clients), start.clients.__getitem__)
-        run_round(method, data, FederatedState(start.round, start.shared, store), phases=phases)
-        return store
-
-    return method.finalize(state, population(data), on_clients)
+    executor = Serial()
+    executor.start(method, data, LocalSettings(0))
+    return method.finalize(state, population(data), AllClients(executor, pytest.fail))
 
 
 def train(method, data, rounds=2, **options):

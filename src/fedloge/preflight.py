@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -93,9 +93,9 @@ def _step_seconds(trainer: FederatedTrainer, method: Method, state: FederatedSta
         optimizer = method.configure_optimizers()
         for batch, _ in zip(training.loader(), range(TIMED_STEPS), strict=False):
             began = time.perf_counter()
-            images, labels = (precision.convert_input(tensor.to(device)) for tensor in batch)
+            parts: Any = tuple(precision.convert_input(tensor.to(device)) for tensor in batch)
             with precision.train_step_context():
-                method.local_step((images, labels), optimizer)
+                method.local_step(parts, optimizer)
             wait_for(device)
             fastest = min(fastest, time.perf_counter() - began)
     return fastest

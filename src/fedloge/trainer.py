@@ -20,7 +20,7 @@ from fedloge.executors.client import quiet_lightning
 from fedloge.federation import checks, results, settings
 from fedloge.federation.parts import HasParts, Parts, training_work
 from fedloge.federation.progress import Progress, resume
-from fedloge.federation.round import Faults, Received
+from fedloge.federation.round import Faults, Received, start_tasks
 from fedloge.federation.sampling import sample_cohort
 from fedloge.federation.seeding import SERVER, Stream, generator
 from fedloge.federation.selection import Selection, check_metric, check_validation
@@ -216,11 +216,14 @@ class FederatedTrainer(Trainer, HasParts):
         self._call("on_round_start", number, cohort)
         received, profile = Received(self.method, state, number, self.parts.faults), Profile()
         phases = self.method.phases(self.local_epochs)
-        tasks = [ClientTask(client, number, phases) for client in cohort]
-        outcomes = profile.waiting(self.executor.run(state.shared, state.clients, tasks), "wall/clients")
+        random = generator(self.seed, number, SERVER, Stream.SERVER_ROUND)
+        answer, asked = received.first_exchange(self.executor, state, cohort, random)
+        state = state.with_shared(answer) if answer else state
+        tasks = [ClientTask(client, number, phases) for client in asked]
+        outcomes = profile.waiting(start_tasks(self.executor, state, tasks), "wall/clients")
         with profile.part("wall/aggregate"):  # clients are trained while their updates are aggregated one by one
             updates = received.updates(outcomes, len(tasks), lambda client: self._call("on_client_end", number, client))
-            entries = self.method.aggregate(updates, state, generator(self.seed, number, SERVER, Stream.SERVER_ROUND))
+            entries = {**answer, **self.method.aggregate(updates, state, random)}
         with self._interrupts.held_back():
             progress.complete_round(received.clients, entries, received.traffic, self.folder.table_sizes(), started)
             if self._due(self.checkpoint_every, number):
@@ -255,7 +258,8 @@ class FederatedTrainer(Trainer, HasParts):
         results.write_tables(self.parts, progress.state.round, result)
         results.write_confusion(self.parts, result)
         self._save("final", result.final, progress)
-        summary = results.run_summary(self.parts, result, progress.exchanged, progress.seconds)
+        exchanged = {name: count + result.exchanged.get(name, 0) for name, count in progress.exchanged.items()}
+        summary = results.run_summary(self.parts, result, exchanged, progress.seconds)
         if self.keep_best and progress.row:
             summary |= Selection(self.keep_best, self.parts).summary()
         self.folder.write_json("summary.json", summary)

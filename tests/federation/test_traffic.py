@@ -7,7 +7,7 @@ import torch
 from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, SharedState
 from fedloge.federation.traffic import Traffic
 
-METHOD = SimpleNamespace(renewed=("prototypes",), server=("bank",))
+METHOD = SimpleNamespace(renewed=("prototypes",), server=("bank",), downlink=lambda state, client: {})
 
 
 def state(round):
@@ -35,3 +35,22 @@ def test_two_of_five_clients(round, broadcast):
 
 def test_without_updates_there_is_no_loss():
     assert math.isnan(Traffic(METHOD, state(1)).scalars()["train/loss"])
+
+
+def test_what_a_client_alone_receives_takes_the_place_of_the_common_entry():
+    """Down: a w of its own (12 bytes instead of 4) and the prototypes, 16 bytes for client 2; 8 for client 0."""
+    own = lambda state, client: {"w": torch.zeros(3)} if client == 2 else {}  # noqa: E731
+    traffic = Traffic(SimpleNamespace(renewed=("prototypes",), server=("bank",), downlink=own), state(1))
+    for client in (0, 2):
+        traffic.count(update(client, 1, 1.0))
+    assert traffic.bytes_down == 8 + 16
+
+
+def test_two_exchanges_send_common_entries_once():
+    """First w and prototypes down (8 bytes) and a report up (8); then the changed prototypes down (4), and 12 up."""
+    traffic = Traffic(METHOD, state(1))
+    traffic.count_survey(update(0, 3, 1.0))
+    traffic.answered({"prototypes.weight": torch.zeros(1)})
+    traffic.count(update(0, 3, 1.0))
+    assert (traffic.bytes_down, traffic.bytes_up) == (8 + 4, 8 + 12)
+    assert traffic.scalars()["train/loss"] == 1.0

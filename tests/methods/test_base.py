@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedloge.errors import ConfigError
+from fedloge.losses import balanced_softmax
 from fedloge.methods import (
     Client,
     CReFF,
@@ -84,6 +85,23 @@ def test_weight_decay_leaves_psi_and_phi_out(data):
     named = dict(method.named_parameters())
     assert {decay[id(named[f"{head}.{part}"])] for head in ("psi", "phi") for part in ("weight", "bias")} == {0.0}
     assert decay[id(named["backbone.stages.0.weight"])] == 0.1
+
+
+def test_fedloges_local_prior_is_in_the_losses_of_theta_and_psi(data):
+    """Balanced softmax by the client's counts; φ_k's loss stays plain, and so does everything if it is off."""
+    images, labels = torch.randn(4, 1, 4, 4), torch.tensor([0, 1, 1, 0])
+    found = {}
+    for prior in ("off", "local"):
+        method = prepared(FedLoGe, data, prior=prior)
+        method.begin_phase(method.phases(1)[0])
+        method.own_counts.copy_(torch.tensor([8.0, 2.0, 0.0]))
+        found[prior] = method.local_losses((images, labels))
+        h = method.features(images)
+    counts = torch.tensor([8, 2, 0])
+    torch.testing.assert_close(found["local"]["theta"], balanced_softmax(method.sse(h), labels, counts))
+    torch.testing.assert_close(found["local"]["psi"], balanced_softmax(method.psi(h), labels, counts))
+    torch.testing.assert_close(found["local"]["phi"], found["off"]["phi"])
+    torch.testing.assert_close(found["off"]["theta"], torch.nn.functional.cross_entropy(method.sse(h), labels))
 
 
 @pytest.mark.parametrize("method", [FedPer, FedRep])

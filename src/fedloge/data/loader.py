@@ -84,6 +84,8 @@ class BatchLoader:
     ) -> None:
         self.images, self.labels, self.indices, self.settings, self.random = images, labels, indices, settings, random
         self.epoch = 0
+        self.indexed = False
+        """Whether batches have a third part, :meth:`positions`."""
 
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / self.settings.batch_size)
@@ -93,7 +95,13 @@ class BatchLoader:
         pixels = gather_batches(self.images, batches)
         for batch, augmentation, images in zip(batches, augmentations, pixels, strict=True):
             augmented = augment(images.to(self.settings.device or "cpu"), augmentation, self.settings.image_size)
-            yield _finish(augmented, self.labels[batch], self.settings)
+            finished = _finish(augmented, self.labels[batch], self.settings)
+            yield (*finished, self.positions(batch).to(augmented.device)) if self.indexed else finished  # type: ignore[misc]
+
+    def positions(self, images: Tensor) -> Tensor:
+        """Positions in the selection, int64 [n], of images given by their indices."""
+        order = torch.argsort(self.indices)
+        return order[torch.searchsorted(self.indices[order], images)]
 
     def next_epoch(self) -> tuple[Sequence[Tensor], Sequence[Augmentation]]:
         """Image indices, int64 [n], and augmentation of every batch of the next epoch."""

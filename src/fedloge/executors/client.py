@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import operator
 import signal
 import time
 import traceback
@@ -20,6 +21,7 @@ from lightning.pytorch.core.hooks import ModelHooks
 from lightning.pytorch.profilers import SimpleProfiler
 from torch import Tensor
 
+from fedloge.data.loader import BatchLoader
 from fedloge.executors.base import ClientFailure, ClientResult, ClientTask, FederatedData, LocalSettings, Outcome
 from fedloge.federation.flat import buffers
 from fedloge.federation.seeding import Stream, derive
@@ -101,39 +103,55 @@ class LocalTraining:
         copied: Callable[[Tensors], Tensors] = on_host,
         sent: Callable[[Tensors], Tensors] | None = None,
     ) -> None:
-        self.method, self.device = method, device
-        self.client = Client(task.client, tuple(map(int, data.client_counts(task.client))), task.round)
+        self.method, self.device, self._only_surveyed = method, device, not task.phases
         self.phases = {number: phase for number, phase in enumerate(task.phases) if phase.epochs}
         self.random_seed = derive(seed, task.round, task.client, Stream.MODULE)
-        self.loader = functools.partial(data.client_loader, task.client, seed=seed, round=task.round)
+        self._loader = functools.partial(data.client_loader, task.client, seed=seed, round=task.round)
+        loader, counts = self._loader(), tuple(map(int, data.client_counts(task.client)))
+        steps = sum(phase.epochs for phase in task.phases) * operator.length_hint(loader)
+        size = loader.settings.batch_size if isinstance(loader, BatchLoader) else 0
+        self.client = Client(task.client, counts, task.round, steps, size)
         self._batches = batches or (lambda: data.client_batches(task.client, device))
         self._copied, self._sent = copied, sent or copied
         self._report: Tensors = {}
 
+    def loader(self, phase: int = 0) -> Any:
+        """Loader of a phase; every iteration over it is the next local epoch."""
+        loader = self._loader(phase=phase)
+        if self.method.indexed:
+            loader.indexed = True
+        return loader
+
     def begin(self, shared: SharedState, personal: Tensors) -> None:
-        """Load the received state, and measure what the method reports of it."""
+        """Load the received state, measure what the method reports of it, and let it prepare the training."""
         self.method.begin(self.client, shared, personal)
-        self._report = self._measured("report_received")
+        self._report = self._measured("survey" if self._only_surveyed else "report_received")
+        if not self._only_surveyed:
+            self._measured("before_training")
 
     def finish(self, loss_sums: Tensors, examples: int) -> Trained:
-        """Measure what the method reports of the trained model, and copy all that leaves the module."""
+        """Conclude the training, measure what the method reports, and copy all that leaves the module."""
+        if self._only_surveyed:
+            return Trained(self.client, {}, {}, {}, 0, self._report)
+        self._measured("after_training")
         report = {**self._report, **self._measured("report_trained")}
         entries = self.method.state_dict().items()
         shared = {name: entry for name, entry in entries if self.method.is_shared(name)}
-        personal = self.method.personal_entries({name for phase in self.phases.values() for name in phase.keep})
-        copied = self._copied
+        kept = self.method.personal_entries({name for phase in self.phases.values() for name in phase.keep})
+        personal, copied = {**kept, **self.method.notes()}, self._copied
         return Trained(self.client, self._sent(shared), copied(personal), copied(loss_sums), examples, report)
 
     @torch.no_grad()
     def _measured(self, hook: str) -> Tensors:
-        """Copies of the tensors that ``report_received`` or ``report_trained`` returns, if the method has that hook."""
+        """Call a hook with the client's images if the method has it; returns copies of the tensors it reports."""
         if getattr(type(self.method), hook) is getattr(Method, hook):
             return {}
         self.method.to(self.device).eval()
+        self.method.on_fit_start()
         batches = Converted(self._batches(), next(self.method.parameters()).dtype)
         with torch.autocast(self.device.type, enabled=False):
-            report: Tensors = getattr(self.method, hook)(batches)
-        return self._copied(report)
+            report: Tensors | None = getattr(self.method, hook)(batches)
+        return self._copied(report or {})
 
 
 @dataclass(frozen=True)

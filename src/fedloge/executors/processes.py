@@ -100,6 +100,7 @@ class Processes(Executor):
         """Yield the outcome of every task in order."""
         self._open(min(self.workers, len(tasks)))
         assert self._down is not None
+        shared = self.method.broadcast(shared)
         layout = self._down.pack({**shared.tensors, **shared.fixed})
         fixed = tuple(shared.fixed)
         sizes = [sum(self.data.client_counts(task.client)) * sum(p.epochs for p in task.phases) for task in tasks]
@@ -318,7 +319,8 @@ def _train(
 def _packed(method: Method) -> bytes:
     """A method as plain bytes, since every tensor in shared memory is an open file."""
     buffer = io.BytesIO()
-    torch.save(method, buffer)
+    with method.without_server_entries():
+        torch.save(method, buffer)
     return buffer.getvalue()
 
 

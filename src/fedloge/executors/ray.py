@@ -135,7 +135,8 @@ class Ray(Executor):
     def _hire(self, ray: ModuleType, tasks: int) -> None:
         """Request actors, in the first round and after some were lost."""
         if self._equipment is None:
-            self._equipment = ray.put((self.method, self.data, self.settings))
+            with self.method.without_server_entries():
+                self._equipment = ray.put((self.method, self.data, self.settings))
         room = self._room(ray)
         wanted = min(self.asked_workers or room, room, tasks)
         actor_class = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(Actor)

@@ -128,7 +128,8 @@ def tensor_bytes(sent: Any) -> int:
 
 def bytes_down(method: Method) -> int:
     """Bytes of the state that all workers receive, with alignment."""
-    state = method.state_dict()
+    with method.without_server_entries():
+        state = method.state_dict()
     return num_bytes(state) + ALIGNMENT * len(state)
 
 

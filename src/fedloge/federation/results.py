@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
 from fedloge.federation.parts import Parts
 from fedloge.federation.progress import Progress
-from fedloge.federation.round import train_all
-from fedloge.federation.state import ClientStore, FederatedState
-from fedloge.methods.base import Phase
+from fedloge.federation.round import AllClients
+from fedloge.federation.state import FederatedState
 from fedloge.runs.measures import headline_text
 from fedloge.runs.summary import Result, summarize
 from fedloge.runs.tables import class_rows, client_rows, confusion_rows
@@ -24,14 +23,11 @@ def finalize_and_test(run: Parts, state: FederatedState, train: bool) -> Result:
         state: Trained state.
         train: Run the training part of the method's ``finalize`` too.
     """
-
-    def train_clients(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
-        return train_all(run.executor, start, phases, lambda failure: run.faults.record(failure, start.round))
-
-    final = run.method.finalize(state, run.population, train_clients if train else None)
+    clients = AllClients(run.executor, lambda failure: run.faults.record(failure, state.round))
+    final = run.method.finalize(state, run.population, clients if train else None)
     before = run.evaluator.evaluate(state)
     after = before if final is state else run.evaluator.evaluate(final)
-    return Result(final, before, after, validate(run, final))
+    return Result(final, before, after, validate(run, final), clients.exchanged)
 
 
 def validate(run: Parts, final: FederatedState) -> Evaluation | None:

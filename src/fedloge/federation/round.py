@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import torch
 
 from fedloge.errors import RunError
 from fedloge.executors.base import ClientFailure, ClientTask, Executor, Outcome
-from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState
+from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, Tensors
 from fedloge.federation.traffic import Traffic
 from fedloge.methods.base import Method, Phase
 from fedloge.runs.folder import RunFolder
@@ -82,7 +85,31 @@ class Received:
 
     def __init__(self, method: Method, state: FederatedState, round: int, faults: Faults) -> None:
         self.clients, self.traffic = state.clients.fork(), Traffic(method, state)
-        self._round, self._faults = round, faults
+        self._method, self._round, self._faults = method, round, faults
+
+    def first_exchange(
+        self, executor: Executor, state: FederatedState, cohort: Sequence[int], generator: torch.Generator
+    ) -> tuple[Tensors, Sequence[int]]:
+        """Survey the cohort before it trains, if the method does so.
+
+        Returns:
+            Entries that the server changed, and the clients that answered.
+        """
+        if type(self._method).survey is Method.survey or type(self._method).answer is Method.answer:
+            return {}, cohort
+        answered = []
+
+        def surveys() -> Iterator[ClientUpdate]:
+            fail = functools.partial(self._faults.record, round=self._round)
+            for update in survey(executor, state, cohort, fail):
+                answered.append(update.client)
+                self.traffic.count_survey(update)
+                yield update
+            self._faults.check_survivors(len(answered), len(cohort), self._round)
+
+        entries = self._method.answer(surveys(), state, generator)
+        self.traffic.answered(entries)
+        return entries, answered
 
     def updates(
         self, outcomes: Iterable[Outcome], cohort: int, on_client_end: Callable[[int], None]
@@ -124,19 +151,51 @@ def receive(
             yield outcome.update
 
 
-def train_all(
-    executor: Executor, state: FederatedState, phases: Sequence[Phase], on_failure: Callable[[ClientFailure], None]
-) -> ClientStore:
-    """Train all clients from a state, without aggregation, and return their new personal states.
+def start_tasks(executor: Executor, state: FederatedState, tasks: Sequence[ClientTask]) -> Iterator[Outcome]:
+    """Run tasks from a state, of which each client gets what the method sends to it; see :meth:`Executor.run`."""
+    return executor.run(executor.method.broadcast(state.shared), executor.method.addressed(state), tasks)
+
+
+def survey(
+    executor: Executor, state: FederatedState, clients: Iterable[int], on_failure: Callable[[ClientFailure], None]
+) -> Iterator[ClientUpdate]:
+    """Yield what clients report of a state (:meth:`Method.survey`), without any training; nothing is stored."""
+    tasks = [ClientTask(client, state.round + 1, ()) for client in clients]
+    for outcome in start_tasks(executor, state, tasks):
+        if isinstance(outcome, ClientFailure):
+            on_failure(outcome)
+        else:
+            yield outcome.update
+
+
+class AllClients:
+    """All clients after the last round, for :meth:`Method.finalize`.
 
     Args:
         executor: Trains the clients.
-        state: State that they start from; it is not changed.
-        phases: Phases of the training.
         on_failure: Called for each client that failed; it keeps its old state.
+
+    Attributes:
+        exchanged: Bytes that surveys sent up and down.
     """
-    tasks = [ClientTask(client, state.round + 1, phases) for client in range(len(state.clients))]
-    trained = state.clients.fork()
-    for _ in receive(executor.run(state.shared, state.clients, tasks), trained, on_failure):
-        pass
-    return trained
+
+    def __init__(self, executor: Executor, on_failure: Callable[[ClientFailure], None]) -> None:
+        self._executor, self._on_failure = executor, on_failure
+        self.exchanged = {"bytes_up": 0, "bytes_down": 0}
+
+    def __call__(self, state: FederatedState, phases: Sequence[Phase], /) -> ClientStore:
+        """Train all clients from a state, without aggregation, and return their new personal states."""
+        tasks = [ClientTask(client, state.round + 1, phases) for client in range(len(state.clients))]
+        trained = state.clients.fork()
+        for _ in receive(start_tasks(self._executor, state, tasks), trained, self._on_failure):
+            pass
+        return trained
+
+    def survey(self, state: FederatedState) -> Iterator[ClientUpdate]:
+        """Yield what every client reports of a state."""
+        traffic = Traffic(self._executor.method, replace(state, round=max(state.round, 1)))
+        for update in survey(self._executor, state, range(len(state.clients)), self._on_failure):
+            traffic.count_survey(update)
+            yield update
+        self.exchanged["bytes_up"] += traffic.bytes_up
+        self.exchanged["bytes_down"] += traffic.bytes_down

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fedloge.federation.state import ClientUpdate, FederatedState, num_bytes
+import functools
+
+from fedloge.federation.state import ClientUpdate, FederatedState, Tensors, num_bytes
 from fedloge.methods.base import Method, within_any
 
 
@@ -22,15 +24,26 @@ class Traffic:
         once = {
             name: tensor for name, tensor in fixed.items() if not within_any(name, (*method.renewed, *method.server))
         }
-        self._per_client = num_bytes(state.shared.tensors) + num_bytes(renewed)
+        self._common = {**state.shared.tensors, **renewed}
+        self._sent: Tensors = self._common
+        self._downlink = functools.partial(method.downlink, state)
         self.bytes_down = num_bytes(once) * len(state.clients) if state.round == 0 else 0
         self.bytes_up = self.examples = 0
         self.loss = 0.0
         self.client_seconds: dict[str, float] = {}
 
+    def count_survey(self, update: ClientUpdate) -> None:
+        """Count what a client received and sent in the exchange before the training."""
+        self.bytes_down += num_bytes({**self._sent, **self._downlink(update.client)})
+        self.bytes_up += num_bytes(update.report)
+
+    def answered(self, entries: Tensors) -> None:
+        """The clients that train were surveyed, and receive only the entries that the server has changed since."""
+        self._sent = {name: tensor for name, tensor in self._common.items() if name in entries}
+
     def count(self, update: ClientUpdate) -> None:
         """Count what a client received and sent, and add its loss and times."""
-        self.bytes_down += self._per_client
+        self.bytes_down += num_bytes({**self._sent, **self._downlink(update.client)})
         self.bytes_up += num_bytes(update.tensors) + num_bytes(update.report)
         self.examples += update.num_examples
         self.loss += update.metrics["loss"] * update.num_examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from fedloge.data.images import TensorImages
 from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
 from fedloge.errors import DataError, RunError
 from fedloge.executors import ClientFailure, Serial
-from fedloge.federation.round import train_all
+from fedloge.federation.round import AllClients
 from fedloge.federation.seeding import Stream, generator
-from fedloge.federation.state import ClientStore, FederatedState, Tensors
+from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, Tensors
 from fedloge.inference.images import find_images, open_images
 from fedloge.inference.models import choose_model, free_folder, save_client
 from fedloge.methods.base import Client, Method, Phase, within_any
@@ -137,15 +137,22 @@ def plan(method: Method, local_epochs: int, epochs: int, finetunes: bool = False
 
 def _finetunes(run: Run, images: ClientImages) -> bool:
     """Whether the method trains after the last round."""
+    probe = _Probe()
+    run.method.finalize(_alone(run), [images.client], probe)
+    return probe.asked
+
+
+class _Probe:
+    """Notes whether a method trains, and answers no survey."""
+
     asked = False
 
-    def train(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
-        nonlocal asked
-        asked = True
-        return start.clients
+    def __call__(self, state: FederatedState, phases: Sequence[Phase], /) -> ClientStore:
+        self.asked = True
+        return state.clients
 
-    run.method.finalize(_alone(run), [images.client], train)
-    return asked
+    def survey(self, state: FederatedState) -> Iterable[ClientUpdate]:
+        return ()
 
 
 def _alone(run: Run) -> FederatedState:
@@ -166,10 +173,7 @@ def train_new_client(run: Run, images: ClientImages, phases: Sequence[Phase]) ->
     executor = Serial()
     executor.start(run.method, images, run.trainer.local_settings)
 
-    def train(start: FederatedState, phases: Sequence[Phase]) -> ClientStore:
-        return train_all(executor, start, phases, _refuse)
-
-    state = _alone(run)
+    train, state = AllClients(executor, _refuse), _alone(run)
     if phases:
         state = replace(state, clients=train(state, phases))
     final = run.method.finalize(state, [images.client], train)

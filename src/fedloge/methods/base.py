@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from lightning import LightningModule
@@ -23,6 +23,9 @@ from fedloge.system.devices import copy_into, upload
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""
+
+IndexedBatch = tuple[Tensor, Tensor, Tensor]
+"""A batch, and the positions of its examples among those of the client, int64 [n]."""
 
 View = Literal["global", "personal"]
 """One of the 1 + K models: the generic model (``global``), or that of the client whose personal state is loaded."""
@@ -49,11 +52,25 @@ class Phase:
 
 @dataclass(frozen=True)
 class Client:
-    """A client: its id, the class counts n_{k,c} of its training examples, and the current round."""
+    """A client; what follows the class counts is known during local training.
+
+    Args:
+        id: Number of the client, 0 … K-1.
+        class_counts: Class counts n_{k,c} of its training examples.
+        round: Current round.
+        steps: Number of local steps of the round, over all phases.
+        batch_size: Size of a batch; the last one of an epoch may differ.
+        memory: What the client remembers beside its personal entries: the submodules that it kept in its last training
+            (``Phase.keep``), by the names of their entries, and notes, tensors of any shape under names that begin with
+            ``note/``. A method may add and replace notes before and after the training.
+    """
 
     id: int
     class_counts: tuple[int, ...]
     round: int = 0
+    steps: int = 0
+    batch_size: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     @property
     def num_examples(self) -> int:
@@ -78,8 +95,20 @@ class ServerData:
     auxiliary: Batch | None = None
 
 
-TrainClients = Callable[[FederatedState, Sequence[Phase]], ClientStore]
-"""Runs phases on every client from a state and returns their new personal states (for :meth:`Method.finalize`)."""
+class TrainClients(Protocol):
+    """All clients after the last round, for :meth:`Method.finalize`."""
+
+    def __call__(self, state: FederatedState, phases: Sequence[Phase], /) -> ClientStore:
+        """Run phases on every client from a state; returns their new personal states."""
+        ...
+
+    def survey(self, state: FederatedState) -> Iterable[ClientUpdate]:
+        """What :meth:`Method.survey` reports of a state, from every client."""
+        ...
+
+
+NOTE, SENT = "note/", "sent/"
+"""Prefixes of names that are no entries: of a client's notes, and of what the server sends to it alone."""
 
 
 class Epoch:
@@ -131,13 +160,15 @@ class Method(LightningModule):
         server: Submodules whose entries never leave the server.
         bodies: Submodules that compute :meth:`features`. A client with personal entries in one of them needs its own
             pass over the test images.
+        indexed: Whether training batches have a third part, the position of each example among those of the client,
+            int64 [n], in the order of the batches that the hooks before and after training get.
         views: The models that the method has.
         privileged: Privileged knowledge that the server needs; declared wherever results are shown.
         idle: Options that do nothing beside a value of another: ``{("option", value): ("idle option", ...)}``.
         needs_images: Whether the method changes the images themselves, so that features cannot stand in their place.
         finalized: Effect of :meth:`finalize` on the models, in one word for tables.
         server_data: Privileged knowledge of the server, set before :meth:`prepare`.
-        anchor: Shared weights as received (w^t), during local training.
+        anchor: Shared weights that all clients received (w^t), during local training.
         client: Client that is being trained, during local training.
         own_counts: Class counts n_{k,c} of that client, float32 [C] on the device. Losses should read this, since a
             step that reads ``client`` cannot be captured in a CUDA graph.
@@ -149,6 +180,7 @@ class Method(LightningModule):
     renewed: ClassVar[tuple[str, ...]] = ()
     server: ClassVar[tuple[str, ...]] = ()
     bodies: ClassVar[tuple[str, ...]] = ("backbone",)
+    indexed: ClassVar[bool] = False
     views: ClassVar[tuple[View, ...]] = ("global", "personal")
     privileged: ClassVar[tuple[Knowledge, ...]] = ()
     idle: ClassVar[Mapping[tuple[str, Any], Sequence[str]]] = {}
@@ -253,18 +285,36 @@ class Method(LightningModule):
         """Options of SGD by submodule (``lr``, ``momentum``, ``weight_decay``), where they are not the method's."""
         return {part: {"lr": rate} for part, rate in self.learning_rates().items()}
 
-    def report_received(self, batches: Iterable[Batch]) -> Tensors:
-        """Further tensors for the server, measured on the received model; empty by default.
+    def survey(self, batches: Iterable[Batch]) -> Tensors:
+        """What the server asks of a round's clients before they train; by default it asks nothing.
 
-        Runs in eval mode without gradients.
+        Runs in eval mode without gradients, like all hooks that get ``batches``. The client keeps nothing of it.
 
         Args:
-            batches: The client's training images, without augmentation.
+            batches: The client's training images in order, without augmentation.
         """
         return {}
 
+    def answer(self, surveys: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
+        """Entries that the server changes after the :meth:`survey` of a round, and sends to the clients that train."""
+        return {}
+
+    def downlink(self, state: FederatedState, client: int) -> Tensors:
+        """Entries that the server sends to this client alone, in the place of the common ones; empty by default."""
+        return {}
+
+    def report_received(self, batches: Iterable[Batch]) -> Tensors:
+        """Further tensors for the server, measured on the received model; empty by default."""
+        return {}
+
+    def before_training(self, batches: Iterable[Batch]) -> None:
+        """Prepare the training of a client: may change the entries it starts from and its memory."""
+
+    def after_training(self, batches: Iterable[Batch]) -> None:
+        """Conclude the training of a client: may change its personal entries and its memory."""
+
     def report_trained(self, batches: Iterable[Batch]) -> Tensors:
-        """Further tensors for the server, measured on the locally trained model; like :meth:`report_received`."""
+        """Further tensors for the server, measured on the locally trained model after :meth:`after_training`."""
         return {}
 
     def aggregate(self, updates: Iterable[ClientUpdate], state: FederatedState, generator: torch.Generator) -> Tensors:
@@ -294,7 +344,7 @@ class Method(LightningModule):
         Args:
             state: Trained state, which is not changed.
             population: All K clients.
-            train: Function that runs phases on all clients; None asks for the closed-form part without any training.
+            train: All clients, for phases and surveys; None asks for the closed-form part without any of these.
         """
         return state
 
@@ -308,8 +358,9 @@ class Method(LightningModule):
     # Local training ----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Move the received weights to the device of the module."""
+        """Move the received weights and the client's memory to the device of the module."""
         self.anchor = {name: tensor.to(self.device) for name, tensor in self.anchor.items()}
+        self.client.memory.update({name: tensor.to(self.device) for name, tensor in self.client.memory.items()})
 
     def training_step(self, batch: Batch | Epoch, batch_idx: int) -> None:
         """Train on a batch, or on all batches of an epoch."""
@@ -360,8 +411,16 @@ class Method(LightningModule):
 
     def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:
         """Load the state that a client trains from; its kept version of shared or fixed entries is not trained."""
-        self.load(shared, {name: own for name, own in personal.items() if self.is_personal(name)})
-        self.client, self.anchor = client, shared.tensors
+        entries, memory = {}, {}
+        for name, tensor in personal.items():
+            if name.startswith(SENT):
+                entries[name.removeprefix(SENT)] = tensor
+            elif self.is_personal(name) and not name.startswith(NOTE):
+                entries[name] = tensor
+            else:
+                memory[name] = tensor
+        self.load(self.broadcast(shared), entries)
+        self.client, self.anchor = replace(client, memory=memory), shared.tensors
         self.own_counts.copy_(upload(torch.tensor(client.class_counts), self.own_counts.device))
         self.loss_sums, self.examples = {}, 0
 
@@ -372,6 +431,19 @@ class Method(LightningModule):
             parameter.requires_grad_(self.is_trained(name))
         for name, module in self.named_modules():
             module.training = self.is_trained(name)
+
+    def received_features(self, images: Tensor) -> Tensor:
+        """Features [n, d] of the body as all clients received it, in eval mode and without a gradient."""
+        received = {n.removeprefix("backbone."): t for n, t in self.anchor.items() if within(n, "backbone")}
+        modes = [(module, module.training) for module in self.backbone.modules()]
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                features: Tensor = torch.func.functional_call(self.backbone, received, (images,))
+        finally:
+            for module, training in modes:
+                module.training = training
+        return features
 
     def _record(self, losses: Losses, examples: int) -> None:
         add_losses(self.loss_sums, losses, examples)
@@ -422,6 +494,44 @@ class Method(LightningModule):
         entries = self.state_dict().items()
         return {name: entry for name, entry in entries if self.is_personal(name) or within_any(name, keep)}
 
+    def notes(self) -> Tensors:
+        """Current notes in the memory of the client."""
+        return {name: tensor for name, tensor in self.client.memory.items() if name.startswith(NOTE)}
+
+    def broadcast(self, shared: SharedState) -> SharedState:
+        """The part of a shared state that leaves the server."""
+        if not self.server:
+            return shared
+        fixed = {name: tensor for name, tensor in shared.fixed.items() if not within_any(name, self.server)}
+        return replace(shared, fixed=fixed)
+
+    def addressed(self, state: FederatedState) -> ClientStore:
+        """Personal states of all clients, with what the server sends to each of them alone."""
+        if type(self).downlink is Method.downlink:
+            return state.clients
+
+        def with_sent(client: int, own: Tensors) -> Tensors:
+            return {**own, **{SENT + name: tensor for name, tensor in self.downlink(state, client).items()}}
+
+        return state.clients.map(with_sent)
+
+    @contextmanager
+    def without_server_entries(self) -> Iterator[None]:
+        """Empty the entries that never leave the server inside, so that copies for clients take no memory for them."""
+        held: list[tuple[dict[str, Any], str, Tensor]] = []
+        for prefix, module in self.named_modules():
+            for entries in (module._parameters, module._buffers):
+                for name, tensor in entries.items():
+                    if tensor is not None and within_any(f"{prefix}.{name}".lstrip("."), self.server):
+                        held.append((entries, name, tensor))
+        try:
+            for entries, name, tensor in held:
+                entries[name] = torch.empty_like(tensor.detach()[:0] if tensor.dim() else tensor)
+            yield
+        finally:
+            for entries, name, tensor in held:
+                entries[name] = tensor
+
     def is_personal(self, name: str) -> bool:
         """Whether the state entry ``name`` stays with the client."""
         return not self.is_shared(name) and not self.is_fixed(name)
@@ -435,8 +545,9 @@ class Method(LightningModule):
         self.load_entries({**shared.tensors, **shared.fixed, **personal})
 
     def load_entries(self, tensors: Tensors) -> None:
-        """Copy some entries into the module."""
-        copy_into(self.state_dict(), tensors)
+        """Copy some entries into the module: neither notes of a client nor what never leaves the server."""
+        entries = {name: tensor for name, tensor in tensors.items() if not within_any(name, self.server)}
+        copy_into(self.state_dict(), {name: entry for name, entry in entries.items() if not name.startswith(NOTE)})
 
 
 def add_losses(sums: dict[str, Tensor], losses: Losses, examples: int) -> None:

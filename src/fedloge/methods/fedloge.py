@@ -15,7 +15,7 @@ from fedloge.checks import check_choice, check_not_negative, check_positive
 from fedloge.errors import ConfigError
 from fedloge.etf import Frame, Solver, check_sse_c, sparse_mask, sse_c
 from fedloge.federation.state import FederatedState, Tensors
-from fedloge.losses import dot_regression
+from fedloge.losses import balanced_softmax, dot_regression
 from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear, linear_init, random_head
@@ -59,6 +59,8 @@ class FedLoGe(Method):
             zeroed (Table 9).
         classifier_rescale: Scale the rows of such a drawn head to norm γ, which SSE-C already has.
         loss: Loss of θ: cross-entropy, or ``dr``, the dot regression loss (Table 8).
+        prior: ``local`` adds the log of the client's class counts to the logits of θ's and ψ's cross-entropy (balanced
+            softmax), and not to those of φ_k. This is ours, not the paper's.
         projection: Insert a trainable d x d layer between body and heads (Table 8).
         sse_solver: Solver of SSE-C: ``alternating`` projection, or ``adam``, the paper's 10,000 steps.
         sse_bias: Give SSE-C a random frozen bias U(±1/√d), as the released code does.
@@ -103,6 +105,7 @@ class FedLoGe(Method):
         classifier: FixedClassifier = "sse_c",
         classifier_rescale: bool = False,
         loss: Literal["ce", "dr"] = "ce",
+        prior: Literal["off", "local"] = "off",
         projection: bool = False,
         sse_solver: Solver = "alternating",
         sse_bias: bool = False,
@@ -123,7 +126,7 @@ class FedLoGe(Method):
         super().__init__(backbone, num_classes, **kwargs)
         self.classifier, self.beta, self.gamma = classifier, beta, gamma
         self.sse_solver, self.sse_frame, self.classifier_rescale = sse_solver, sse_frame, classifier_rescale
-        self.loss, self.head_lr = loss, head_lr
+        self.loss, self.prior, self.head_lr = loss, prior, head_lr
         self.ga, self.ga_scale, self.ga_tau, self.ga_bias = ga, ga_scale, ga_tau, ga_bias
         self.la, self.la_norms, self.la_source, self.pm_rule = la, la_norms, la_source, pm_rule
         self.finetune_epochs, self.finetune_lr = finetune_epochs, finetune_lr
@@ -138,6 +141,7 @@ class FedLoGe(Method):
             check_sse_c(*self.head_shape, beta=self.beta, gamma=self.gamma, frame=frame, solver=self.sse_solver)
         check_positive("model.ga_scale", self.ga_scale, "The released code has 1.7.")
         check_not_negative("model.ga_tau", self.ga_tau, "1 is GA-FR.")
+        check_choice("model.prior", self.prior, ("off", "local"))
         check_choice("model.pm_rule", self.pm_rule, get_args(PMRule))
         check_choice("model.loss", self.loss, ("ce", "dr"))
         check_choice("model.ga_bias", self.ga_bias, ("keep", "drop"))
@@ -211,12 +215,18 @@ class FedLoGe(Method):
         if self.loss == "dr":
             theta = dot_regression(h, self.sse.weight, labels)
         else:
-            theta = functional.cross_entropy(self.sse(h), labels)
+            theta = self.generic_loss(self.sse(h), labels)
         return {
             "theta": theta,
-            "psi": functional.cross_entropy(self.psi(detached), labels),
+            "psi": self.generic_loss(self.psi(detached), labels),
             "phi": functional.cross_entropy(self.phi(detached), labels),
         }
+
+    def generic_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, with the client's own class prior taken out if ``prior`` is set."""
+        if self.prior == "local":
+            return balanced_softmax(logits, labels, self.own_counts)
+        return functional.cross_entropy(logits, labels)
 
     def learning_rates(self) -> Mapping[str, float]:
         """Learning rates of ψ and φ_k, if given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
@@ -21,12 +21,14 @@ class Result:
         before: Test results before realignment.
         after: Test results of the final models.
         val: Validation results of the final models; None where no client has validation images.
+        exchanged: Bytes that clients sent and received for the final models.
     """
 
     final: FederatedState
     before: Evaluation
     after: Evaluation
     val: Evaluation | None = None
+    exchanged: Mapping[str, int] = field(default_factory=dict)
 
     def evaluations(self) -> dict[bool, Evaluation]:
         """Test results by whether they are from before realignment, if there is one."""

@@ -76,7 +76,8 @@ class Lane:
         self.data, self.resident, self.received, self.seed, self.graphs = data, resident, received, seed, graphs
         self.device = resident.device
         self.sizes, self.layout, self.watchdog = sorted(sizes, reverse=True), layout, watchdog
-        self.method = copy.deepcopy(method).to(self.device)
+        with method.without_server_entries():
+            self.method = copy.deepcopy(method).to(self.device)
         if layout is not None:
             self.method.to(memory_format=layout)
         if native_batchnorm:
@@ -86,6 +87,7 @@ class Lane:
         room = resident.page_size + max(0, largest - resident.settings.batch_size)
         self.images = torch.zeros((room, *resident.shape), dtype=resident.dtype, device=self.device)
         self.labels = torch.zeros(room, dtype=torch.int64, device=self.device)
+        self.positions = torch.zeros_like(self.labels) if method.indexed else None
         self.rows = torch.arange(largest, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses: dict[str, Tensor] = {}
@@ -151,14 +153,14 @@ class Lane:
             program.reset()
             loader = training.loader(phase=number)
             for _ in range(phase.epochs):
-                for images, labels, sizes in self.resident.pages(loader):
-                    self._fill(images, labels)
+                for sizes, *page in self.resident.pages(loader):
+                    self._fill(*page)
                     for size in sizes:
                         with self.watchdog.watching():
                             program.step(size)
                             self._pace()
                         yield
-                    examples += len(labels)
+                    examples += len(page[0])
             program.finish()
             names |= dict.fromkeys(program.names)
         with self.random:
@@ -174,9 +176,11 @@ class Lane:
         for total in self.losses.values():
             total.zero_()
 
-    def _fill(self, images: Tensor, labels: Tensor) -> None:
+    def _fill(self, images: Tensor, labels: Tensor, positions: Tensor | None = None) -> None:
         self.images[: len(labels)].copy_(images)
         self.labels[: len(labels)].copy_(labels)
+        if self.positions is not None and positions is not None:
+            self.positions[: len(labels)].copy_(positions)
         self.position.zero_()
 
     # Steps ---------------------------------------------------------------------------------------------------
@@ -193,14 +197,15 @@ class Lane:
             program = self._programs[key] = Program(self)
         return program
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Next images and labels of the page; advances the position."""
+    def batch(self, size: int) -> Any:
+        """Next images, labels and, if the method wants them, positions of the page; advances to the batch after it."""
         rows = self.rows[:size] + self.position
         self.position += size
         images = self.resident.normalise(self.images.index_select(0, rows)).to(self.dtype)
         if self.layout is not None:
             images = images.contiguous(memory_format=self.layout)
-        return images, self.labels.index_select(0, rows)
+        batch = images, self.labels.index_select(0, rows)
+        return batch if self.positions is None else (*batch, self.positions.index_select(0, rows))
 
     def rehearse(self, task: ClientTask, personal: Tensors, phase: Phase) -> Trial:
         """Try the step of a phase on a client, eagerly and as a graph; an error of the step itself is raised."""

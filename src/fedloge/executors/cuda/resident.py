@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +53,11 @@ class Resident:
         self.page_size = size * max(batches, 1)
         """Number of images in a page, a multiple of the batch size."""
 
-    def pages(self, loader: BatchLoader) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-        """Next epoch of the loader in pages of whole batches: augmented uint8 images, labels, and sizes of batches."""
+    def pages(self, loader: BatchLoader) -> Iterator[tuple[Any, ...]]:
+        """Next epoch of the loader in pages of whole batches.
+
+        A page is the sizes of its batches, augmented uint8 images, labels, and positions if the loader is indexed.
+        """
         batches, draws = loader.next_epoch()
         step = self.page_size // self.settings.batch_size
         for start in range(0, len(batches), step):
@@ -63,7 +67,8 @@ class Resident:
             drawn = Augmentation(*(None if part is None else upload(part, self.device) for part in drawn))
             there = upload(indices, self.device)
             images = upload(self.images.gather(there if self.here else indices), self.device)
-            yield augment(images, drawn, self.settings.image_size), self.labels[there], sizes
+            page = sizes, augment(images, drawn, self.settings.image_size), self.labels[there]
+            yield (*page, upload(loader.positions(indices), self.device)) if loader.indexed else page
 
     def in_order(self, batches: SequentialLoader) -> SequentialLoader:
         """The same batches, read from the device if the images are there."""
