@@ -55,6 +55,7 @@ def sweep_markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
         "Last round, percent; mean ± standard deviation where there are several seeds.",
         best_note(sweep, rows),
         *(f"- {_name(row)}: {row.failed}" for row in rows if row.failed),
+        *(f"- {line}" for line in tables.coverages(sweep.done())),
     ]
     return "\n".join([_table(rows).markdown(), "", *notes]) + "\n"
 

@@ -31,6 +31,8 @@ class Parts:
         folder: Run folder.
         faults: Records failed clients.
         seed: Seed of the run.
+        participation: Fraction of the clients that take part in a round.
+        notes: What a user should know before the first round, as sentences.
     """
 
     method: Method
@@ -41,10 +43,12 @@ class Parts:
     folder: RunFolder
     faults: Faults
     seed: int
+    participation: float = 1.0
+    notes: Sequence[str] = ()
 
     def info(self) -> dict[str, Any]:
         """Entries of ``environment.json``."""
-        return {"seed": self.seed, "device": str(self.evaluator.device)}
+        return {"seed": self.seed, "device": str(self.evaluator.device), "last_batch": self.data.last_batch}
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint has in common with every run that may resume from it."""

@@ -13,6 +13,7 @@ from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState
 from fedloge.federation.traffic import Traffic
 from fedloge.methods.base import Method, Phase
 from fedloge.runs.folder import RunFolder
+from fedloge.system.live import track
 
 OnClientFailure = Literal["retry", "skip", "abort"]
 
@@ -78,10 +79,12 @@ class Received:
     Attributes:
         clients: Fork of the personal states with those of the trained clients.
         traffic: Bytes exchanged and mean training loss.
+        failures: Clients that failed.
     """
 
     def __init__(self, method: Method, state: FederatedState, round: int, faults: Faults) -> None:
         self.clients, self.traffic = state.clients.fork(), Traffic(method, state)
+        self.failures: list[ClientFailure] = []
         self._round, self._faults = round, faults
 
     def updates(
@@ -98,12 +101,16 @@ class Received:
             RunError: At the end, if too few clients survived.
         """
         survivors = 0
-        for update in receive(outcomes, self.clients, lambda failure: self._faults.record(failure, self._round)):
+        for update in receive(outcomes, self.clients, self._record):
             survivors += 1
             self.traffic.count(update)
             on_client_end(update.client)
             yield update
         self._faults.check_survivors(survivors, cohort, self._round)
+
+    def _record(self, failure: ClientFailure) -> None:
+        self.failures.append(failure)
+        self._faults.record(failure, self._round)
 
 
 def receive(
@@ -137,6 +144,7 @@ def train_all(
     """
     tasks = [ClientTask(client, state.round + 1, phases) for client in range(len(state.clients))]
     trained = state.clients.fork()
-    for _ in receive(executor.run(state.shared, state.clients, tasks), trained, on_failure):
+    outcomes = executor.run(state.shared, state.clients, tasks)
+    for _ in receive(track(outcomes, "training clients", len(tasks)), trained, on_failure):
         pass
     return trained

@@ -12,15 +12,19 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.report.tables import accuracy_table
 from fedloge.runs.measures import headline_text
+from fedloge.system.live import suspend, text
 from fedloge.system.storage import without_nan
 from fedloge.trainer import FederatedTrainer
 
@@ -28,6 +32,14 @@ from fedloge.trainer import FederatedTrainer
 def redraws(console: Console) -> bool:
     """Whether printed lines can be redrawn: FORCE_COLOR, which Jupyter sets, asks for colours alone."""
     return console.is_terminal and console.file.isatty()
+
+
+class _Doing(ProgressColumn):
+    """What else is being done, beside the bar of clients."""
+
+    def render(self, task: Task) -> Text:
+        """The open lines of :mod:`fedloge.system.live`."""
+        return Text(text() if task.description == "clients" else "", style="dim")
 
 
 class RunProgress(FederatedCallback):
@@ -54,6 +66,8 @@ class RunProgress(FederatedCallback):
             f"{cost.parameters:,} parameters, partition {data.partition.sha256[:12]}"
         )
         self.console.print(f"[dim]{cost.line(trainer.rounds - trainer.progress.first_round)}[/]", highlight=False)
+        for note in trainer.parts.notes:
+            self.console.print(note, highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description:<8}"),
             BarColumn(),
@@ -62,10 +76,12 @@ class RunProgress(FederatedCallback):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Doing(),
             console=self.console,
             disable=not redraws(self.console),
         )
         done = trainer.progress.first_round
+        suspend(redraws(self.console))
         self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
         self._clients = self._progress.add_task("clients", total=1, note="")
         self._progress.start()
@@ -100,6 +116,7 @@ class RunProgress(FederatedCallback):
         """Stop the live view if it is running."""
         if hasattr(self, "_progress"):
             self._progress.stop()
+            suspend(False)
 
 
 class JsonProgress(FederatedCallback):
@@ -108,7 +125,7 @@ class JsonProgress(FederatedCallback):
     def on_run_start(self, trainer: FederatedTrainer) -> None:
         """Write what runs and its estimated cost."""
         about: dict[str, Any] = {"method": type(trainer.method).__name__, "dataset": trainer.data.source.name}
-        about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path)}
+        about |= {"rounds": trainer.rounds, "run_dir": str(trainer.folder.path), "notes": list(trainer.parts.notes)}
         self._write("start", {**about, **asdict(trainer.cost)})
 
     def on_round_end(self, trainer: FederatedTrainer, round: int, metrics: Mapping[str, float]) -> None:

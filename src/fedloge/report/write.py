@@ -12,6 +12,8 @@ from fedloge.callbacks import FederatedCallback
 from fedloge.checks import check_choice
 from fedloge.errors import ConfigError, FedlogeError
 from fedloge.report.run_data import RunData, read_runs
+from fedloge.system.live import Line
+from fedloge.system.storage import write_whole
 from fedloge.trainer import FederatedTrainer
 
 FORMATS = ("html", "md", "csv", "png")
@@ -35,10 +37,11 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
     format = format or _format_of(output)
     check_choice("format", format, FORMATS)
     target = Path(output) if output else (Path(paths[0]) if len(paths) == 1 else Path()) / f"report.{format}"
-    content = _render(read_runs(paths), format)
+    with Line("writing the report"):
+        content = _render(read_runs(paths), format)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        write_whole(target, content)
     except OSError as error:
         raise ConfigError(
             "output", str(target), f"cannot be written: {error.strerror}", "Choose another file."

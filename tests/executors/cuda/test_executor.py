@@ -44,7 +44,7 @@ from fedloge.methods import (
 )
 from fedloge.methods.base import Client, ServerData
 from fedloge.models import SmallCNN
-from harness import build, initial, same
+from harness import build, dealt, initial, same
 
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -380,6 +380,17 @@ class OnCPU(Cohort):
         self.graphs = False
         super().start(method, data, settings)
         self.graphs = True
+
+
+@pytest.mark.parametrize("last_batch", ["keep", "merge", "drop"])
+@pytest.mark.parametrize("executor", [Cohort, OnCPU])
+def test_batches_of_one_image(imitated, executor, last_batch):
+    data = dealt([9, 5, 1, 8, 4], batch_size=4, last_batch=last_batch)
+    cohort = executor(lanes=2, graphs=False)
+    assert_same(*both(FedETF, data, cohort, projection="batchnorm"))
+    sizes = {"keep": [1, 4], "merge": [1, 4, 5], "drop": [1, 4]}[last_batch]
+    found = {size for lane in cohort.lanes for own in captured(lane).values() for size in own}
+    assert sorted(found) == (sizes if executor is OnCPU else [])
 
 
 @pytest.mark.parametrize(("method", "options"), CAPTURED)

@@ -65,9 +65,10 @@ class Lane:
         if layout is not None:
             self.method.to(memory_format=layout)
         self.dtype = next(self.method.parameters()).dtype
-        self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
-        self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
-        self.rows = torch.arange(resident.settings.batch_size, device=self.device)
+        size = resident.page_size + 1  # a last image may be merged with the batch before it
+        self.images = torch.zeros((size, *resident.shape), dtype=torch.uint8, device=self.device)
+        self.labels = torch.zeros(size, dtype=torch.int64, device=self.device)
+        self.rows = torch.arange(resident.settings.batch_size + 1, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses: dict[str, Tensor] = {}
         self.random = RandomState(self.device)
@@ -129,7 +130,7 @@ class Lane:
             for _ in range(phase.epochs):
                 for images, labels in self.resident.pages(loader):
                     self._fill(images, labels)
-                    for size in self._sizes(len(labels)):
+                    for size in self.resident.settings.sizes(len(labels)):
                         program.step(size)
                         yield
                     examples += len(labels)
@@ -151,11 +152,6 @@ class Lane:
         self.images[: len(labels)].copy_(images)
         self.labels[: len(labels)].copy_(labels)
         self.position.zero_()
-
-    def _sizes(self, images: int) -> list[int]:
-        """Sizes of the batches in a page with that many images."""
-        full, rest = divmod(images, self.resident.settings.batch_size)
-        return [self.resident.settings.batch_size] * full + ([rest] if rest else [])
 
     # Steps ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +184,7 @@ class Lane:
         cosine = 1.0
         with torch.cuda.stream(self.stream), self.random:
             self._load(training, {name: upload(tensor, self.device) for name, tensor in personal.items()})
-            program, size = self.program(phase), self._sizes(training.client.num_examples)[0]
+            program, size = self.program(phase), self.resident.settings.sizes(training.client.num_examples)[0]
             program.eager(size)
             self.position.zero_()
             with Watch(self.method) as watch:
@@ -220,7 +216,7 @@ class Lane:
 
     def _capture(self, training: LocalTraining, personal: Tensors) -> None:
         """Capture the steps that this client is the first to need; leaves the state in disorder."""
-        sizes = set(self._sizes(training.client.num_examples))
+        sizes = set(self.resident.settings.sizes(training.client.num_examples))
         for phase in training.phases.values():
             for size in sorted(sizes - self.program(phase).graphs.keys(), reverse=True):
                 self._load(training, personal)
