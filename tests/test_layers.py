@@ -16,6 +16,7 @@ LAYERS = [
     ("runs",),
     ("preflight", "tracking"),
     ("federation.progress", "federation.round", "federation.parts", "federation.lasting", "federation.results"),
+    ("federation.selection",),
     ("trainer",),
     ("report",),
     ("config",),

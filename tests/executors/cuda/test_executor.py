@@ -385,7 +385,7 @@ class OnCPU(Cohort):
 @pytest.mark.parametrize("last_batch", ["keep", "merge", "drop"])
 @pytest.mark.parametrize("executor", [Cohort, OnCPU])
 def test_batches_of_one_image(imitated, executor, last_batch):
-    data = dealt([9, 5, 1, 8, 4], batch_size=4, last_batch=last_batch)
+    data = dealt([9, 5, 1, 8, 4], batch_size=4, auxiliary=3, last_batch=last_batch)
     cohort = executor(lanes=2, graphs=False)
     assert_same(*both(FedETF, data, cohort, projection="batchnorm"))
     sizes = {"keep": [1, 4], "merge": [1, 4, 5], "drop": [1, 4]}[last_batch]

@@ -27,6 +27,8 @@ class Dataset:
         test: Test images.
         test_labels: Their classes, int64 [n_test].
         train_users: User of each training image, int64 [n]; None if unknown.
+        val: Validation images, apart from the others; None without any.
+        val_labels: Their classes, int64 [n_val]; None without validation images.
 
     Raises:
         DataError: If labels or users are not int64, one for each image.
@@ -37,6 +39,8 @@ class Dataset:
     test: Images
     test_labels: Tensor
     train_users: Tensor | None = None
+    val: Images | None = None
+    val_labels: Tensor | None = None
 
     def __post_init__(self) -> None:
         columns: list[tuple[str, Images, Tensor | None]] = [
@@ -44,6 +48,8 @@ class Dataset:
             ("test_labels", self.test, self.test_labels),
             ("train_users", self.train, self.train_users),
         ]
+        if self.val is not None:
+            columns.append(("val_labels", self.val, self.val_labels))
         for name, images, values in columns:
             if values is not None and (values.dtype != torch.int64 or values.shape != (len(images),)):
                 raise DataError(
