@@ -1,8 +1,12 @@
 """One round of the federated loop, without the trainer around it."""
 
+import numpy as np
 import pytest
 import torch
 
+from conftest import tiny_source
+from fedloge.data import FederatedDataModule
+from fedloge.data.partition import Partition
 from fedloge.executors import ClientTask, LocalSettings, Serial
 from fedloge.federation.round import AllClients, start_tasks, survey
 from fedloge.federation.state import FederatedState
@@ -15,6 +19,21 @@ def build(method, seed=0, **options):
     """A small net and the method on it; the same backbone and head for the same seed."""
     torch.manual_seed(seed)
     return method(SmallCNN((6,), in_channels=1), 3, **options)
+
+
+def dealt(sizes, tests=None, **options):
+    """Clients with these numbers of training images, and of test images (2 each); a data module after setup."""
+    data = FederatedDataModule(tiny_source(), num_clients=len(sizes), **{"imbalance_factor": 1} | options)
+    data.setup()
+    parts = []
+    for labels, counts in ((data.dataset.train_labels, sizes), (data.test_labels, tests or [2] * len(sizes))):
+        ends = np.cumsum(counts)
+        order = np.random.default_rng(0).permutation(len(labels))
+        own = tuple(order[end - count : end] for end, count in zip(ends, counts, strict=True))
+        parts.append((own, np.stack([np.bincount(labels.numpy()[part], minlength=3) for part in own])))
+    (train, train_counts), (test, test_counts) = parts
+    data._partition = Partition("iid", 0, 1.0, 1.0, train, test, train_counts, test_counts)
+    return data
 
 
 def prepared(method, data, **options):

@@ -186,7 +186,7 @@ def test_kills_at_random_moments_lose_nothing(whole, tmp_path):
 # Signals
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_last_whole_round(whole, tmp_path, signum, monkeypatch):
     losses = FedLoGe.local_losses
 
@@ -203,6 +203,38 @@ def test_a_signal_saves_the_last_whole_round(whole, tmp_path, signum, monkeypatc
     assert RunFolder(tmp_path / "run").checkpoints.read_info("last")["round"] == 3
     run_tiny(tmp_path / "run", "last", checkpoint_every=100)
     assert content(tmp_path / "run") == whole[1]
+
+
+def test_a_second_signal_does_not_prevent_saving(whole, tmp_path, monkeypatch):
+    losses, save = FedLoGe.local_losses, Checkpoints.save
+
+    def interrupting(self, batch):
+        if self.client.round == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses(self, batch)
+
+    def saving(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FedLoGe, "local_losses", interrupting)
+        patch.setattr(Checkpoints, "save", saving)
+        with pytest.raises(Interrupted, match="stopped after round 3 of 5"):
+            run_tiny(tmp_path / "run", checkpoint_every=100, executor="serial")
+    run_tiny(tmp_path / "run", "last", checkpoint_every=100)
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_an_exit_from_a_callback_saves_the_last_whole_round(tmp_path):
+    class Leaving(FederatedCallback):
+        def on_round_end(self, trainer, round, metrics):
+            if round == 3:
+                raise SystemExit(1)  # as a library does when standard output is closed
+
+    with pytest.raises(SystemExit):
+        run_tiny(tmp_path / "run", checkpoint_every=100, callbacks=Leaving())
+    assert RunFolder(tmp_path / "run").checkpoints.read_info("last")["round"] == 3
 
 
 @pytest.mark.parametrize("hook", ["on_round_start", "on_client_end", "on_round_end"])

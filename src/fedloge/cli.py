@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import fedloge
@@ -18,6 +18,9 @@ from fedloge.options import check_options, read_mapping
 from fedloge.runs.locate import require_run, run_config
 from fedloge.system.configs import resolved
 from fedloge.system.imports import loading
+from fedloge.system.interrupts import Interrupts
+from fedloge.system.live import Line, drawn
+from fedloge.system.output import lenient_output
 
 if TYPE_CHECKING:
     from fedloge.experiments.plan import Plan
@@ -26,8 +29,15 @@ EPILOG = "Options of `fedloge fit` are accepted too."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; errors of the user are one line on standard error and exit code 2."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Run a verb; errors of the user are one line on standard error and exit code 2.
+
+    Signals that end the process let it save and clean up first, and no output ends it.
+    """
+    with lenient_output(), Interrupts() as interrupts:
+        return _run(list(sys.argv[1:] if argv is None else argv), interrupts)
+
+
+def _run(args: list[str], interrupts: Interrupts) -> int:
     # Idle OpenMP threads that spin slow everything down on a machine that does anything else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not args or args[0] in ("-h", "--help"):
@@ -45,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         print(f"fedloge: interrupted; {str(stop) or 'everything saved so far is kept'}", file=sys.stderr)
-        return 128 + getattr(stop, "signum", signal.SIGINT)
+        return 128 + int(getattr(stop, "signum", interrupts.signum))
 
 
 def fit(args: Sequence[str]) -> int:
@@ -93,10 +103,12 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
 
     from fedloge.runs.run import fit_run
 
-    fit_run(rest, checkpoint, known.log_format, known.quiet)
+    with nullcontext() if known.quiet or known.log_format == "json" else drawn():
+        fit_run(rest, checkpoint, known.log_format, known.quiet)
     return 0
 
 
+@drawn()
 def test(args: Sequence[str]) -> int:
     """``fedloge test``."""
     parser = _parser("test", "Evaluate a saved run again; nothing is written.")
@@ -108,6 +120,7 @@ def test(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def realign(args: Sequence[str]) -> int:
     """``fedloge realign``."""
     parser = _parser("realign", "Repeat stages 2 and 3 of a trained run with other options, into a new folder.")
@@ -238,6 +251,7 @@ def sweep(args: Sequence[str]) -> int:
     return _finish(plan)
 
 
+@drawn()
 def predict(args: Sequence[str]) -> int:
     """``fedloge predict``."""
     parser = _parser("predict", "Classify images with one of the models of a run.")
@@ -256,6 +270,7 @@ def predict(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def export(args: Sequence[str]) -> int:
     """``fedloge export``."""
     parser = _parser("export", "Write the models of a run for use elsewhere: one body, and a small head per model.")
@@ -273,6 +288,7 @@ def export(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def new_client(args: Sequence[str]) -> int:
     """``fedloge new-client``."""
     parser = _parser("new-client", "Make a personal model for a client that did not take part, from its images.")
@@ -294,6 +310,7 @@ def new_client(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def embed(args: Sequence[str]) -> int:
     """``fedloge embed``."""
     parser = argparse.ArgumentParser(
@@ -316,6 +333,7 @@ def embed(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def report(args: Sequence[str]) -> int:
     """``fedloge report``."""
     description = "Write a report of one finished run, or of several side by side."
@@ -334,6 +352,7 @@ def report(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def analyze(args: Sequence[str]) -> int:
     """``fedloge analyze``."""
     parser = argparse.ArgumentParser(
@@ -370,6 +389,7 @@ def analyze(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def partition(args: Sequence[str]) -> int:
     """``fedloge partition``."""
     description = "Split the data as `fedloge fit` would, and show the split; nothing is trained."
@@ -418,6 +438,7 @@ def configs(args: Sequence[str]) -> int:
     return 0
 
 
+@drawn()
 def doctor(args: Sequence[str]) -> int:
     """``fedloge doctor``; returns 1 if a required package is missing, or the check of the GPU fails."""
     description = "Print the environment, versions, devices and missing packages."
@@ -427,7 +448,8 @@ def doctor(args: Sequence[str]) -> int:
 
     from fedloge.system import doctor as office
 
-    checks = office.examine()
+    with Line("examining this machine"):
+        checks = office.examine()
     if known.gpu:
         _load("fedloge.executors.cuda.check")
         from fedloge.executors.cuda.check import check_gpu
@@ -437,6 +459,7 @@ def doctor(args: Sequence[str]) -> int:
     return 0 if office.healthy(checks) else 1
 
 
+@drawn()
 def collapse(args: Sequence[str]) -> int:
     """``fedloge collapse``."""
     from fedloge.collapse.lab.command import main

@@ -18,6 +18,7 @@ from fedloge.evaluation.shots import ShotRule
 from fedloge.executors import ClientTask, Executor, LocalSettings, make_executor
 from fedloge.executors.client import quiet_lightning
 from fedloge.federation import checks, results, settings
+from fedloge.federation.lasting import refuse_lasting
 from fedloge.federation.parts import HasParts, Parts, training_work
 from fedloge.federation.progress import Progress, resume
 from fedloge.federation.round import Faults, Received, start_tasks
@@ -32,6 +33,8 @@ from fedloge.runs.folder import RunFolder
 from fedloge.system.cpu import configure_cpu
 from fedloge.system.devices import let_streams_run_apart
 from fedloge.system.interrupts import Interrupted, Interrupts
+from fedloge.system.live import Line
+from fedloge.system.one_process import check_one_device, one_process
 from fedloge.system.profiling import Profile
 from fedloge.tracking import Tracking, split_names
 
@@ -54,7 +57,8 @@ class FederatedTrainer(Trainer, HasParts):
         run_dir: Run folder; ``runs/<method>`` by default.
         overwrite: Replace an earlier run in that folder.
         on_client_failure: What happens when a client raises, diverges (NaN, infinite) or loses its worker: ``retry``
-            tries once more and then skips it, ``skip`` leaves it out of the round, ``abort`` ends the run.
+            tries once more and then leaves it out of the round, but ends the run if the client cannot be trained in the
+            next round either and never was; ``skip`` leaves it out of the round, ``abort`` ends the run.
         min_clients: Fraction of a round's clients that must survive; with fewer the run ends, saved.
         mask_absent: ``train`` removes from each personal model the classes that its client has no training image of,
             ``test`` those that it has no test image of (the released code): privileged knowledge, off by default.
@@ -62,7 +66,7 @@ class FederatedTrainer(Trainer, HasParts):
         personal_shots: What the rule counts for the personal models: the ``global`` training set, or each client's
             ``own`` test images (the released code).
         accelerator: ``auto``, ``cpu`` or ``cuda``.
-        devices: Lightning's ``devices``; one device is used.
+        devices: Lightning's ``devices``: 1, or the number of one GPU in a list.
         precision: Lightning's ``precision``.
         threads: Number of torch threads that train a client on the CPU. More than one changes results in the last bit.
         profile: Write the time of each round by part to ``profile.csv``.
@@ -70,7 +74,7 @@ class FederatedTrainer(Trainer, HasParts):
             beside the last, and its test results are reported beside the last round's, which stay the headline.
         logger: ``wandb``, ``tensorboard`` or ``csv``, whose files go into the run folder, or Lightning loggers; they
             get the metrics with the round as the step.
-        callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
+        callbacks: Callbacks of type :class:`FederatedCallback`, which are called round by round.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -108,13 +112,19 @@ class FederatedTrainer(Trainer, HasParts):
         names, loggers = split_names(logger)
         tracking = [Tracking(names)] if names or loggers else []
         let_streams_run_apart()
-        with quiet_lightning(), checks.clear_accelerator_errors(accelerator):
+        self.asked_callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        check_one_device(devices)
+        given: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "precision": precision,
+            "logger": loggers,
+        }
+        given |= {"callbacks": [*self.asked_callbacks, *tracking]}
+        with quiet_lightning(), checks.clear_lightning_errors(**given), one_process() as alone:
             super().__init__(
-                accelerator=accelerator,
-                devices=devices,
-                precision=precision,
-                logger=loggers,
-                callbacks=[*([callbacks] if isinstance(callbacks, Callback) else callbacks or []), *tracking],
+                **given,
+                **alone,
                 max_epochs=rounds,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
@@ -155,14 +165,16 @@ class FederatedTrainer(Trainer, HasParts):
                 none; ``previous`` resumes from the checkpoint before.
 
         Raises:
-            Interrupted: After SIGINT or SIGTERM, when the completed rounds are saved.
-            RunError: If the folder is in use, holds another run, or a checkpoint is damaged.
+            Interrupted: After SIGINT, SIGTERM or SIGHUP, when the completed rounds are saved.
+            RunError: If the folder is in use, holds another run, a checkpoint is damaged, or clients fail.
+            ConfigError: If method, data and options do not fit each other.
         """
         method, data = checks.check_types(model, datamodule or train_dataloaders)
         settings.check_precision(self.asked_precision, self.precision)
         if val_dataloaders is not None:
             remedy = "Leave it out: the data module has the test sets, and no model is selected."
             raise ConfigError("val_dataloaders", type(val_dataloaders).__name__, "is not used", remedy)
+        checks.check_callbacks(self.asked_callbacks)
         folder = self._run_folder(method)
         with folder.locked():
             checkpoint = folder.find_checkpoint(ckpt_path)
@@ -186,9 +198,10 @@ class FederatedTrainer(Trainer, HasParts):
     def _train(self, progress: Progress, resumed: bool) -> None:
         """Train the remaining rounds and finish; an interruption or error saves the last completed round."""
         progress.started = time.perf_counter()
-        try:
-            with self._interrupts:
-                self._cost = preflight(self, progress.state)
+        with self._interrupts:
+            try:
+                with Line("estimating the cost"):
+                    self._cost = preflight(self, progress.state)
                 if resumed:
                     self.folder.cut_tables(progress.tables)
                 self._call("on_run_start")
@@ -197,17 +210,24 @@ class FederatedTrainer(Trainer, HasParts):
                 while progress.state.round < self.rounds:
                     self._round(progress)
                 self.finish(progress)
-        except KeyboardInterrupt as error:
-            self._save_completed(progress)
+            except KeyboardInterrupt as error:
+                with self._interrupts.ignored():
+                    self._save_completed(progress)
+                raise Interrupted(self._interrupts.signum, self._stopped(progress)) from error
+            except BaseException:
+                with self._interrupts.ignored(), contextlib.suppress(Exception):  # a full disk may prevent saving
+                    self._save_completed(progress)
+                raise
+            finally:
+                with self._interrupts.ignored():
+                    self.executor.close()
+
+    def _stopped(self, progress: Progress) -> str:
+        """Where a run stopped, with the accuracies of its last round unless a second signal interrupts their test."""
+        found = ""
+        with contextlib.suppress(KeyboardInterrupt):
             found = results.accuracies(self.parts, progress.state)
-            saved = f"stopped after round {progress.state.round} of {self.rounds}, which is saved{found}"
-            raise Interrupted(self._interrupts.signum, saved) from error
-        except Exception:
-            with contextlib.suppress(Exception):  # the same cause, a full disk for example, may prevent saving
-                self._save_completed(progress)
-            raise
-        finally:
-            self.executor.close()
+        return f"stopped after round {progress.state.round} of {self.rounds}, which is saved{found}"
 
     def _round(self, progress: Progress) -> None:
         """Train the round's clients and aggregate their updates, save, evaluate, and call the callbacks."""
@@ -229,6 +249,8 @@ class FederatedTrainer(Trainer, HasParts):
             if self._due(self.checkpoint_every, number):
                 with profile.part("wall/checkpoint"):
                     self._save(LAST, progress.state, progress)
+        if received.failures and self.on_client_failure == "retry" and number < self.rounds:
+            refuse_lasting(self.parts, progress.state, received.failures, phases)
         with profile.part("wall/evaluate"):
             row = self._evaluate_and_log(progress, started)
         if self.local_settings.profile:
@@ -285,13 +307,15 @@ class FederatedTrainer(Trainer, HasParts):
 
     def start(self, method: Method, data: FederatedDataModule) -> FederatedState:
         """Load and split the data, let the server prepare the method, and return the state before the first round."""
-        data.prepare_data()
-        data.setup("fit")
+        with Line("reading the data"):
+            data.prepare_data()
+            data.setup("fit")
         checks.check_fit(method, data, self.local_epochs)
         check_validation(self.keep_best, data)
         method.restart()
-        self.attach(method, data.embedded(method.backbone, self.strategy.root_device, method.needs_images))
-        method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
+        with Line("preparing the method"):
+            self.attach(method, data.embedded(method.backbone, self.strategy.root_device, method.needs_images))
+            method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
         return method.initial_state(data.num_clients, lambda k: generator(self.seed, 0, k, Stream.PERSONAL))
 
     def attach(self, method: Method, data: FederatedDataModule, folder: RunFolder | None = None) -> None:
@@ -307,6 +331,7 @@ class FederatedTrainer(Trainer, HasParts):
         self.strategy.precision_plugin.convert_module(method)  # as every local fit does: entries keep one type
         method.server_data = checks.server_data(method, data)
         population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
+        notes = checks.settle_last_batch(method, data, population)
         work = training_work(method, population, self.rounds * self.participation * self.local_epochs)
         executor = make_executor(self.asked_executor, work, method, local, data)
         executor.start(method, data, local)
@@ -315,12 +340,9 @@ class FederatedTrainer(Trainer, HasParts):
         evaluator, validation = Evaluator(method, data, population, *options), data.validation()
         validator = None if validation is None else Evaluator(method, validation, population, *options)
         faults = Faults(folder, self.on_client_failure, local.attempts, self.min_clients)
-        notes = list(settings.notes(self, method, data))
-        self._parts = Parts(
-            *(method, data, population, executor, evaluator, validator, folder, faults, self.seed),
-            participation=self.participation,
-            notes=notes,
-        )
+        notes = [*notes, *settings.notes(self, method, data)]
+        about = (folder, faults, self.seed, self.participation, notes)
+        self._parts = Parts(method, data, population, executor, evaluator, validator, *about)
 
     def _run_folder(self, method: Method) -> RunFolder:
         return RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")

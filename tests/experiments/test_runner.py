@@ -1,3 +1,8 @@
+import contextlib
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -7,8 +12,10 @@ from fedloge.errors import RunError
 from fedloge.experiments import runner
 from fedloge.experiments.runner import Cell, fit_cell, run_cells
 from fedloge.options import merged
+from fedloge.runs.folder import RunFolder
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+COMPARISON = QUICKSTART.parent / "studies" / "compare_quick.yaml"
 SHORT = {"rounds": 2, "local_epochs": 1, "evaluate_every": 1, "accelerator": "cpu"}
 
 
@@ -66,6 +73,47 @@ def test_the_last_line_of_the_log_is_the_error(error, last, tmp_path, monkeypatc
         runner._in_child(cell)
     assert runner._last_line(cell.log) == last
     assert ("Traceback" in cell.log.read_text()) == isinstance(error, ZeroDivisionError)
+
+
+def alive(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def family(pid):
+    """A process with all that descend from it, by /proc."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGHUP, 129), (signal.SIGKILL, -9)])
+def test_a_comparison_that_ends_leaves_no_run_behind(signum, code, tmp_path):
+    options = ["--methods={FedAvg: {}}", "--seeds=[0]", "--jobs=1", f"--output_dir={tmp_path}"]
+    options += ["--trainer.rounds=100000", "--trainer.checkpoint_every=100000", "--trainer.executor=serial"]
+    command = [sys.executable, "-m", "fedloge", "compare", "--config", str(COMPARISON), *options]
+    process = subprocess.Popen([*command, "--trainer.evaluate_every=1"], stdout=subprocess.DEVNULL)
+    run = RunFolder(tmp_path / "FedAvg" / "seed-0")
+    wait_for(lambda: len(run.rows("metrics.csv")) >= 2, 600)
+    started = family(process.pid)
+    process.send_signal(signum)
+    assert process.wait(timeout=300) == code
+    wait_for(lambda: not any(map(alive, started)), 300)
+    assert run.checkpoints.read_info("last")["round"] >= 2
 
 
 def test_a_killed_process_leaves_no_line(tmp_path):

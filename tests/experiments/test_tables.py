@@ -1,8 +1,10 @@
+import json
+
 import pytest
 
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study_report import KNOWN
-from fedloge.experiments.tables import Row, csv_values, failures, table
+from fedloge.experiments.tables import Row, coverages, csv_values, failures, table
 from fedloge.runs.measures import GM, MEGABYTES, PM
 
 
@@ -31,6 +33,21 @@ def test_why_there_is_no_value(tmp_path):
     assert waiting.text(GM) == "failed"
     assert waiting.failed == "seed 0: broken"
     assert failures(waiting.cells) == [f"a, seed 0, failed: broken (see {waiting.cells[0].log})"]
+
+
+def test_runs_whose_means_leave_clients_out_are_named(tmp_path):
+    everyone = {"count": 8, "tested": 8, "tested_by_group": {}, "not_tested": [], "failed": []}
+    some = everyone | {"tested": 7, "not_tested": [2]}
+    failed = [{"client": 3, "failures": 1, "rounds": 9, "reason": "ValueError: no loss"}]
+    cells = [Cell("a", seed, {}, tmp_path) for seed in range(5)]
+    for cell, clients in zip(cells, [None, everyone, some, some, everyone | {"failed": failed}], strict=True):
+        cell.run.mkdir(parents=True)
+        (cell.run / "summary.json").write_text(json.dumps({"clients": clients} if clients else {}))
+    missing = "PM: mean over 7 of 8 clients. 1 of 8 clients has no test images and is not tested: 2."
+    assert coverages(cells) == [
+        f"a, seed 2; a, seed 3: {missing}",
+        "a, seed 4: Client 3 failed in 1 of its 9 rounds: ValueError: no loss.",
+    ]
 
 
 def test_costs_are_means_and_csv_has_megabytes(tmp_path):

@@ -41,6 +41,31 @@ def apply_export(folder, name, images, run):
     return method.logits(method.features((scaled - mean) / std, view), view)
 
 
+def test_an_export_that_was_stopped_goes_on(run, tmp_path, monkeypatch, fail):
+    loaded, written, save = load_finished(run), [], export_module._save_entries
+
+    def stopping(part, example, path, *names):
+        if len(written) == 3:
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+        written.append(path.name)
+        save(part, example, path, *names)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export_module, "_save_entries", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            export_models(loaded, "all", "safetensors", tmp_path / "out")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.safetensors")}
+    assert len(kept) == 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in kept} | {"unfinished.json"}
+    assert "is not empty" in fail("export", run, "--client=all", "--format=torchscript", "--output", tmp_path / "out")
+    export_models(loaded, "all", "safetensors", tmp_path / "out")
+    export_models(loaded, "all", "safetensors", tmp_path / "whole")
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in tmp_path.iterdir()]
+    assert files[0] == files[1]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 @pytest.mark.parametrize("format", ["safetensors", "onnx", "torchscript"])

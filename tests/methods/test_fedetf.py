@@ -75,15 +75,6 @@ def test_a_batchnorm_etf_needs_the_dimensions():
         FedETF(build(FedAvg).backbone, 9, projection="batchnorm")
 
 
-def test_a_batch_of_one_image_skips_the_batchnorm_in_training():
-    method = build(FedETF, projection="batchnorm")
-    h = torch.randn(1, 6)
-    torch.testing.assert_close(method.train().project(h), torch.nn.functional.normalize(h))
-    method.projection.running_mean.fill_(1.0)
-    expected = torch.nn.functional.normalize(method.eval().projection(h))
-    torch.testing.assert_close(method.project(h), expected)  # in testing the statistics are known
-
-
 def test_a_client_whose_last_batch_has_one_image_is_trained(make_data):
     data = make_data(num_clients=3, batch_size=2)
     data.setup()

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedloge.cli import main
+from fedloge.errors import ConfigError
 from fedloge.report.tables import accuracy_table
 from fedloge.report.write import write_report
 
@@ -57,6 +58,53 @@ def test_csv_holds_the_numbers_of_the_summary(run_folder, tmp_path):
     assert found["generic", "final", "", "acc"] == summary["global"]["acc"]
     assert found["personal", "trained", "", "acc_mean"] == summary["before_realignment"]["personal"]["acc_mean"]
     assert len([key for key in found if key[2].startswith("client ")]) == 12
+
+
+CLIENTS = {
+    "count": 8,
+    "tested": 6,
+    "tested_by_group": {"many": 6, "medium": 4, "few": 0},
+    "not_tested": [6, 7],
+    "failed": [{"client": 3, "failures": 4, "rounds": 4, "reason": "ValueError: <b>no loss</b>"}],
+}
+
+
+def test_what_the_numbers_cover_comes_first(make_run, tmp_path):
+    run = make_run(clients=CLIENTS)
+    text = write_report([run], tmp_path / "r.md").read_text()
+    assert "2 of 8 clients have no test images and are not tested: 6, 7." in text.partition("## ")[0]
+    assert "Client 3 was never trained, it failed in all of its 4 rounds: ValueError:" in text.partition("## ")[0]
+    assert "own test sets: mean over 6 of 8 clients (medium over 4 of 8)" in text
+    page = write_report([run]).read_text()
+    first = page.partition('id="result"')[2].partition("<table")[0]
+    assert (
+        "is the accuracy of a client&#39;s personal model on its own test set, averaged over 6 of 8 clients." in first
+    )
+    assert "2 of 8 clients have no test images" in first
+    assert "in all of its 4 rounds: ValueError: &lt;b&gt;no loss&lt;/b&gt;." in first
+
+
+def test_a_run_of_an_older_version_says_what_it_knows(make_run, tmp_path):
+    run = make_run()
+    partition = json.loads((run / "partition.json").read_text())
+    assert "clients" not in json.loads((run / "summary.json").read_text())
+    text = write_report([run], tmp_path / "r.md").read_text()
+    assert "own test sets: mean over clients\n" in text
+    assert partition["K"] == 6
+    assert "not tested" not in text
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_report_that_cannot_be_written_whole_is_not_there(run_folder, tmp_path, monkeypatch, older):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    if older:
+        (tmp_path / "r.md").write_text("older")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left on device"):
+        write_report([run_folder], tmp_path / "r.md")
+    assert [path.read_text() for path in tmp_path.iterdir()] == (["older"] if older else [])
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from fedloge.analysis.features import Stage, Subject, open_subject
 from fedloge.analysis.figures import FIGURES
 from fedloge.analysis.frames import norm_rows
 from fedloge.analysis.text import comparison_markdown, headline, markdown
-from fedloge.collapse.lab.output import Output
+from fedloge.collapse.lab.output import PARTS, Output
 from fedloge.errors import ConfigError, RunError
 from fedloge.evaluation.shots import SHOTS
 from fedloge.runs.tables import run_names
+from fedloge.system.live import Line, track
 from fedloge.system.storage import clear_os_errors, map_floats
 
 RESULT = "analysis.json"
@@ -50,18 +52,20 @@ def analyze_run(
     """
     target = Path(output) if output else Path(path) / "analysis"
     check_output(target)
-    subject = open_subject(path, overrides, state)
+    name = Path(path).resolve().name
+    with Line(f"features of {name}"):
+        subject = open_subject(path, overrides, state)
     shown = choose_classes(subject, classes)
     folder = open_output(target)
-    name = Path(path).resolve().name
-    result: Analysis = _tidy({"run": {"name": name, **describe(subject)}, **diagnose(subject, shown)})
+    with Line(f"diagnostics of {name}"):
+        result: Analysis = _tidy({"run": {"name": name, **describe(subject)}, **diagnose(subject, shown)})
     with clear_os_errors(str(folder.path)):
         folder.json(RESULT, result)
         for table, rows in tables(subject, result).items():
             if rows:
                 folder.csv(f"{table}.csv", rows)
         drawn = draw(folder, {name: result})
-        (folder.path / "analysis.md").write_text(markdown(result, drawn), encoding="utf-8")
+        folder.text("analysis.md", markdown(result, drawn))
     return result
 
 
@@ -92,14 +96,19 @@ def analyze_runs(
     if len(set(resolved)) < len(resolved):
         raise RunError(f"{', '.join(map(str, paths))}: a run is given twice. Give every run once.")
     check_output(Path(output))
-    results = [analyze_run(path, None, overrides, state=state, classes=classes) for path in paths]
-    folder = open_output(Path(output))
+    asked = {"runs": list(map(str, resolved)), "overrides": list(overrides), "state": state, "classes": list(classes)}
+    folder = open_output(Path(output), asked)
+    results = [
+        folder.part(str(number), partial(analyze_run, path, None, overrides, state=state, classes=classes))
+        for number, path in enumerate(track(paths, "runs"))
+    ]
     named = dict(zip(run_names(resolved), results, strict=True))
     with clear_os_errors(str(folder.path)):
         folder.json(RESULT, named)
         folder.csv("comparison.csv", [headline(name, result) for name, result in named.items()])
         drawn = draw(folder, named)
-        (folder.path / "analysis.md").write_text(comparison_markdown(named, drawn), encoding="utf-8")
+        folder.text("analysis.md", comparison_markdown(named, drawn))
+    folder.finish()
     return named
 
 
@@ -134,24 +143,23 @@ def check_output(path: Path) -> None:
     Raises:
         ConfigError: If the folder holds something else.
     """
-    if path.is_dir() and any(path.iterdir()) and not (path / RESULT).is_file():
+    if path.is_dir() and any(path.iterdir()) and not (path / RESULT).is_file() and not (path / PARTS).is_dir():
         raise ConfigError("output", str(path), "holds something other than an analysis", "Choose another --output.")
 
 
-def open_output(path: Path) -> Output:
-    """Create the folder, or reuse that of an older analysis.
+def open_output(path: Path, settings: Mapping[str, Any] | None = None) -> Output:
+    """Create the folder, or reuse that of an older analysis; with settings, one that was stopped goes on.
 
     Raises:
         RunError: If the folder cannot be created.
     """
-    with clear_os_errors(str(path)):
-        return Output(str(path), overwrite=True)
+    return Output(str(path), overwrite=True, settings=settings)
 
 
 def draw(folder: Output, results: Mapping[str, Analysis]) -> list[str]:
     """Draw every figure that has data; returns the names of the files."""
     drawn = []
-    for name, figure_of in FIGURES.items():
+    for name, figure_of in track(FIGURES.items(), "figures", len(FIGURES)):
         figure = figure_of(results)
         if figure is not None:
             folder.figure(f"{name}.png", figure, colours=256)

@@ -17,9 +17,10 @@ from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import FedlogeError, RunError
 from fedloge.evaluation.shots import shots
 from fedloge.federation.state import FederatedState, Tensors
-from fedloge.methods.base import Batch, Client, Method, within_any
+from fedloge.methods.base import Batch, Client, Method, num_images, within_any
 from fedloge.models.heads import FixedLinear
 from fedloge.runs.run import load_run
+from fedloge.system.live import track
 
 Stage = Literal["last", "final"]
 """``last``, as trained, or ``final``, after realignment or fine-tuning."""
@@ -132,8 +133,10 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
     method.load(state.shared, averaged)
     device = run.trainer.strategy.root_device
     method.to(device).eval()
-    classifier, test, predictions = features_of(method, data.test_batches(device=device))
-    train = features_of(method, training_batches(data, device))[1]
+    tests = track(data.test_batches(device=device), "test images", len(data.test_labels), num_images)
+    trains = track(training_batches(data, device), "training images", int(counts.sum()), num_images)
+    classifier, test, predictions = features_of(method, tests)
+    train = features_of(method, trains)[1]
     dim = test.values.shape[1]
     heads = generic_heads(method, dim, averaged)
     classifier = classifier or next(iter(heads), None)

@@ -17,7 +17,14 @@ from fedloge.checks import check_choice, check_least, check_not_negative
 from fedloge.data.augment import Augment
 from fedloge.data.embedding import embed_dataset
 from fedloge.data.images import Images
-from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
+from fedloge.data.loader import (
+    Batch,
+    BatchLoader,
+    BatchSettings,
+    LastBatch,
+    RandomStreams,
+    SequentialLoader,
+)
 from fedloge.data.longtail import Profile, long_tail, max_over_min, observed_factor
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition
 from fedloge.data.sources.base import Dataset, Source
@@ -43,7 +50,7 @@ class FederatedDataModule(LightningDataModule):
         scheme: ``dirichlet``, ``dirichlet_paper`` (exactly the published splits), ``iid``, or ``natural``, which
             assigns the source's users to the clients at random and evenly; with as many clients as users, one each.
         min_samples: Fewest training images per client (not with ``dirichlet_paper`` or ``natural``).
-        batch_size: Batch size of local training; the last, shorter batch of an epoch is kept.
+        batch_size: Batch size of local training.
         augment: Augmentation of training images: ``none``, ``crop`` or ``crop_flip`` (padding 4), or
             ``resized_crop_flip``, which scales a random 8 % to 100 % of the image to its size (usual for ImageNet).
         seed: Seed of the split, independent of the run seed.
@@ -51,6 +58,9 @@ class FederatedDataModule(LightningDataModule):
             such a set; privileged knowledge, 0 by default.
         partition_file: Saved split to use instead of making one.
         eval_batch_size: Batch size of testing.
+        last_batch: The last batch of a local epoch if it is shorter: ``keep``; ``merge``, which adds a single last
+            image to the batch before; or ``drop``. By default ``keep``, and ``merge`` for a network with a BatchNorm
+            that cannot train on one image; that BatchNorm takes its running statistics where an image still is alone.
         val_fraction: Share of each client's training images that is held out for validation, by class; 0 holds out
             none. The test sets stay the same. A source with validation images of its own needs no share.
 
@@ -74,11 +84,13 @@ class FederatedDataModule(LightningDataModule):
         partition_file: str | None = None,
         eval_batch_size: int = 100,
         val_fraction: float = 0.0,
+        last_batch: LastBatch | None = None,
     ) -> None:
         super().__init__()
         check_split(scheme, num_clients, alpha, min_samples)
         check_choice("data.profile", profile, get_args(Profile))
         check_choice("data.augment", augment, get_args(Augment))
+        check_choice("data.last_batch", last_batch or "keep", get_args(LastBatch))
         check_least("data.batch_size", batch_size, 1)
         check_least("data.eval_batch_size", eval_batch_size, 1)
         check_not_negative("data.auxiliary", auxiliary, "0 gives the server no images.")
@@ -90,6 +102,7 @@ class FederatedDataModule(LightningDataModule):
         self.imbalance_factor = None if imbalance_factor is None else max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.asked_last_batch, self.last_batch = last_batch, last_batch or "keep"
         self.augment, self.seed, self.auxiliary, self.partition_file = augment, seed, auxiliary, partition_file
         self.val_fraction = val_fraction
         self._dataset: Dataset | None = None
@@ -291,7 +304,7 @@ class FederatedDataModule(LightningDataModule):
     def _settings(self, batch_size: int, device: torch.device | None) -> BatchSettings:
         source = self.source
         size = source.image_size if source.stored_size else None
-        return BatchSettings(batch_size, self.augment, source.mean, source.std, device, size)
+        return BatchSettings(batch_size, self.augment, source.mean, source.std, device, size, self.last_batch)
 
     def _load(self) -> Dataset:
         dataset = self.source.load()

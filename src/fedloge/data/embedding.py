@@ -13,6 +13,7 @@ from fedloge.data.features import as_images
 from fedloge.data.images import Images
 from fedloge.data.loader import BatchSettings, SequentialLoader
 from fedloge.data.sources.base import Dataset
+from fedloge.system.live import track
 
 
 @torch.no_grad()
@@ -26,7 +27,8 @@ def embed(images: Images, body: Callable[[Tensor], Tensor], settings: BatchSetti
     """
     nobody = torch.zeros(len(images), dtype=torch.int64)
     batches = SequentialLoader(images, nobody, torch.arange(len(images)), settings)
-    return torch.cat([body(batch).float().cpu() for batch, _ in batches])
+    counted = track(batches, "features of images", len(images), lambda batch: len(batch[1]))
+    return torch.cat([body(batch).float().cpu() for batch, _ in counted])
 
 
 def embed_dataset(dataset: Dataset, body: Callable[[Tensor], Tensor], settings: BatchSettings) -> Dataset:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedloge.data.images import TensorImages
 from fedloge.errors import ConfigError, DataError
+from fedloge.system.storage import whole
 
 IN_MEMORY_LIMIT = 4 * 2**30
 """Size of an array, in bytes, above which an ``.npz`` file is mapped into memory instead of read."""
@@ -78,21 +79,19 @@ def check_output(path: str | Path) -> None:
 
 def write_features(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays as :func:`read_features` reads them: an ``.npz`` file, or a ``.parquet`` table."""
-    file = Path(path)
-    partial = file.with_name(f".{file.name}.partial")
-    if file.suffix == ".npz":
-        with partial.open("wb") as stream:
+    if Path(path).suffix == ".npz":
+        with whole(path) as partial, partial.open("wb") as stream:
             np.savez(stream, **dict(arrays))  # type: ignore[arg-type]
-    else:
-        pyarrow, parquet = _pyarrow()
-        names = [name for name in arrays if name not in ("features", "class_names")]
-        table = {("label" if name == "labels" else name): arrays[name] for name in names}
-        width = len(str(arrays["features"].shape[1] - 1))
-        table |= {f"f_{number:0{width}}": column for number, column in enumerate(arrays["features"].T)}
-        if "class_names" in arrays:
-            table["label"] = np.asarray(arrays["class_names"])[table["label"]]
+        return
+    pyarrow, parquet = _pyarrow()
+    names = [name for name in arrays if name not in ("features", "class_names")]
+    table = {("label" if name == "labels" else name): arrays[name] for name in names}
+    width = len(str(arrays["features"].shape[1] - 1))
+    table |= {f"f_{number:0{width}}": column for number, column in enumerate(arrays["features"].T)}
+    if "class_names" in arrays:
+        table["label"] = np.asarray(arrays["class_names"])[table["label"]]
+    with whole(path) as partial:
         parquet.write_table(pyarrow.table(table), partial)
-    partial.replace(file)
 
 
 def _pyarrow() -> Any:

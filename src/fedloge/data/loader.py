@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from fedloge.federation.seeding import Stream, generator
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [n, channels, H, W], normalised, and labels int64 [n]."""
+LastBatch = Literal["keep", "merge", "drop"]
+"""What happens to the last batch of an epoch if it is shorter than the others; see :func:`batch_sizes`."""
 EPOCHS_PER_PHASE = 100_000
 """Distance between the epoch numbers of two phases, so that no two epochs share a generator."""
 
@@ -51,6 +54,7 @@ class BatchSettings:
         std: Channel standard deviations of images scaled to [0, 1].
         device: Device of the batches; None is the CPU.
         image_size: Height and width of the images, cropped from larger stored ones; None keeps the stored size.
+        last_batch: What happens to the last, shorter batch of an epoch of training.
     """
 
     batch_size: int
@@ -59,17 +63,34 @@ class BatchSettings:
     std: Sequence[float]
     device: torch.device | None = None
     image_size: int | None = None
+    last_batch: LastBatch = "keep"
 
     def sizes(self, images: int) -> list[int]:
         """Sizes of the training batches of that many images."""
-        full, rest = divmod(images, self.batch_size)
-        return [self.batch_size] * full + [rest] * (rest > 0)
+        return batch_sizes(images, self.batch_size, self.last_batch)
+
+
+def batch_sizes(images: int, batch_size: int, last_batch: LastBatch) -> list[int]:
+    """Sizes of the batches of an epoch.
+
+    Args:
+        images: Number of images.
+        batch_size: Images per batch.
+        last_batch: ``keep`` has a shorter batch at the end, ``merge`` adds a last batch of a single image to the one
+            before, ``drop`` leaves the shorter batch out. An epoch has at least one batch.
+    """
+    full, rest = divmod(images, batch_size)
+    if not full or not rest:
+        return [batch_size] * full + [rest] * (rest > 0)
+    if last_batch == "merge" and rest == 1:
+        return [batch_size] * (full - 1) + [batch_size + 1]
+    return [batch_size] * full + [rest] * (last_batch != "drop")
 
 
 class BatchLoader:
     """Shuffled and augmented batches of a selection of images; each iteration is the next epoch.
 
-    Order and augmentation depend on the random streams and the epoch number alone. The last, shorter batch is kept.
+    Order and augmentation depend on the random streams and the epoch number alone.
 
     Args:
         images: All training images of the source.
@@ -88,7 +109,7 @@ class BatchLoader:
         """Whether batches have a third part, :meth:`positions`."""
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.settings.batch_size)
+        return len(self.settings.sizes(len(self.indices)))
 
     def __iter__(self) -> Iterator[Batch]:
         batches, augmentations = self.next_epoch()
@@ -108,7 +129,8 @@ class BatchLoader:
         order, augmentation = (self.random.generator(stream, self.epoch) for stream in (Stream.ORDER, Stream.AUGMENT))
         self.epoch += 1
         shuffled = self.indices[torch.randperm(len(self.indices), generator=order)]
-        batches = torch.split(shuffled, self.settings.batch_size)
+        sizes = self.settings.sizes(len(shuffled))
+        batches = torch.split(shuffled[: sum(sizes)], sizes)
         return batches, [draw_augmentation(self.settings.augment, len(batch), augmentation) for batch in batches]
 
 

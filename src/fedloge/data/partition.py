@@ -25,6 +25,7 @@ from fedloge.data.splits import (
     repair,
 )
 from fedloge.errors import ConfigError, DataError
+from fedloge.system.storage import write_whole
 
 Scheme = Literal["dirichlet", "dirichlet_paper", "iid", "natural"]
 
@@ -146,7 +147,7 @@ class Partition:
             "sha256": self.sha256,
             "clients": [dict(zip(keys, (part.tolist() for part in row), strict=True)) for row in rows],
         }
-        Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(content) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Partition:

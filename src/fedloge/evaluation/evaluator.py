@@ -13,7 +13,8 @@ from torch import Tensor
 from fedloge.evaluation import metrics
 from fedloge.evaluation.shots import SHOTS, ShotRule, shots
 from fedloge.federation.state import FederatedState, SharedState, Tensors
-from fedloge.methods.base import Client, Method, View, within_any
+from fedloge.methods.base import Client, Method, View, num_images, within_any
+from fedloge.system.live import track
 
 MaskAbsent = Literal["off", "train", "test"]
 PersonalShots = Literal["global", "own"]
@@ -176,7 +177,7 @@ class Evaluator:
         return Evaluation(generic, personal, tuple(scores), self.groups)
 
     def _client_confusions(self, state: FederatedState, mask: MaskAbsent) -> Iterator[tuple[Client, Tensor]]:
-        for client in self.population:
+        for client in track(self.population, "personal models"):
             indices = self.data.client_test_indices(client.id).to(self.device)
             if len(indices) == 0:
                 continue
@@ -218,7 +219,8 @@ class Evaluator:
         self._loaded = set(personal)
 
     def _compute_features(self, view: View, indices: Tensor | None = None) -> Tensor:
-        batches = self.data.test_batches(indices, self.device)
+        number = len(self.data.test_labels if indices is None else indices)
+        batches = track(self.data.test_batches(indices, self.device), "test images", number, num_images)
         kind = next(self.method.parameters()).dtype  # float64 or bfloat16 with a "true" precision
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)

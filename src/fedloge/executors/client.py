@@ -27,6 +27,7 @@ from fedloge.federation.flat import buffers
 from fedloge.federation.seeding import Stream, derive
 from fedloge.federation.state import ClientUpdate, SharedState, Tensors
 from fedloge.methods.base import Batch, Client, Epoch, Method
+from fedloge.system.one_process import one_process
 from fedloge.system.profiling import Profile, fit_seconds
 
 # Every Trainer reads the metadata of all installed packages to find callbacks that they register, which takes longer
@@ -272,19 +273,21 @@ def overridden_hook(method: Method, *more: str) -> str | None:
 
 def local_trainer(settings: LocalSettings, epochs: int) -> Trainer:
     """A minimal Trainer for one fit; a used one would train nothing once ``max_epochs`` is reached."""
-    return Trainer(
-        max_epochs=epochs,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        precision=settings.precision,
-        profiler=SimpleProfiler() if settings.profile else None,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    with one_process() as alone:
+        return Trainer(
+            max_epochs=epochs,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            precision=settings.precision,
+            profiler=SimpleProfiler() if settings.profile else None,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            **alone,
+        )
 
 
 @contextlib.contextmanager

@@ -10,13 +10,12 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from fedloge.checks import check_threads
 from fedloge.errors import ConfigError, RunError
@@ -45,6 +44,8 @@ from fedloge.executors.shared_memory import (
 from fedloge.federation.state import ClientStore, SharedState, Tensors, num_bytes
 from fedloge.methods.base import Method
 from fedloge.system.cpu import configure_cpu
+from fedloge.system.interrupts import end_with_parent, forkserver_context
+from fedloge.system.output import lenient_output
 
 WAITING_BYTES = 2**30
 """Memory for results that wait for their turn; at least four per worker may wait."""
@@ -241,7 +242,7 @@ class _Worker:
 
     def open(self) -> None:
         """Start the process."""
-        context = _context()
+        context = forkserver_context(["fedloge.config"])
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
         self.process.start()
@@ -277,8 +278,9 @@ class _Worker:
 
 def _work(pipe: Any) -> None:
     """Main function of a worker: receive method and data, then train the tasks from the pipe until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt, SystemExit):  # the last from SIGTERM in a fit
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where no server of forks blocks it: the parent handles Ctrl-C
+    end_with_parent()
+    with lenient_output(), contextlib.suppress(EOFError, OSError, KeyboardInterrupt, SystemExit):
         packed, rest = pipe.recv_bytes(), pipe.recv_bytes()
         try:
             method: Method = torch.load(io.BytesIO(packed), weights_only=False)
@@ -322,21 +324,6 @@ def _packed(method: Method) -> bytes:
     with method.without_server_entries():
         torch.save(method, buffer)
     return buffer.getvalue()
-
-
-def _context() -> Any:
-    """Context for processes that inherit no threads; a server with torch imported forks them where it can."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedloge.config"])
-    resource_tracker.ensure_running()  # which would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        forkserver.ensure_running()  # blocks Ctrl-C, also while it imports
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
 
 
 def num_cores() -> int:

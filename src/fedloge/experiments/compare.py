@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from fedloge.experiments import tables
@@ -101,9 +102,16 @@ def comparison_rows(plan: Plan) -> list[Row]:
 def write_comparison(plan: Plan) -> None:
     """Write ``comparison.csv`` and ``comparison.md``."""
     rows = comparison_rows(plan)
-    head = ["method", "seeds", "failed", "privileged", *tables.csv_head(COLUMNS)]
+    head = ["method", "seeds", "failed", "privileged", *tables.csv_head(COLUMNS), "clients"]
     lines = [
-        [row.name, len(row.done), row.failed, " ".join(_privileged(row)), *tables.csv_values(row, COLUMNS)]
+        [
+            row.name,
+            len(row.done),
+            row.failed,
+            " ".join(_privileged(row)),
+            *tables.csv_values(row, COLUMNS),
+            " ".join(tables.coverages(row.done)),
+        ]
         for row in rows
     ]
     tables.write(plan.output_dir, "comparison", Table("", head, lines), comparison_markdown(plan, rows))
@@ -147,7 +155,7 @@ def comparison_notes(plan: Plan) -> list[str]:
         {cell.name: summary["privileged"] for cell, summary in zip(done, summaries, strict=True)}
     )
     choice = best_note(plan) if isinstance(plan, Comparison) and plan.metric else None
-    return [*([choice] if choice else []), *notes, *tables.failures(plan.cells())]
+    return [*([choice] if choice else []), *notes, *tables.coverages(done), *tables.failures(plan.cells())]
 
 
 def best_note(plan: Comparison) -> str:
@@ -177,6 +185,7 @@ def comparison_table(plan: Plan, width: int = 120) -> RichTable:
     narrow = (GENERIC[0], PM, WORST_TENTH, COSTS[0])
     shown = _table(comparison_rows(plan), (*GENERIC, PM, WORST_TENTH, *COSTS) if width >= 120 else narrow)
     caption = "last round, mean ± standard deviation over seeds (%)"
+    caption = "\n".join([caption, *map(escape, tables.coverages(plan.done()))])
     return replace(shown, title=_title(plan)).rich(caption, box=box.SIMPLE_HEAD)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -20,6 +19,8 @@ import yaml
 from fedloge.checks import check_least
 from fedloge.errors import FedlogeError, RunError
 from fedloge.options import Options, meaning
+from fedloge.system.interrupts import Interrupts, end_with_parent, forkserver_context, terminate_self
+from fedloge.system.output import Lenient
 
 
 @dataclass
@@ -103,7 +104,7 @@ def run_cells(
         RunError: If a cell's run exists and was made with other options.
     """
     check_least("jobs", jobs, 1)
-    from fedloge.system.storage import clear_os_errors
+    from fedloge.system.storage import clear_os_errors, write_whole
 
     for cell in cells:
         cell.check()
@@ -121,7 +122,7 @@ def run_cells(
                 waiting.remove(cell)
                 with clear_os_errors(str(cell.folder)):
                     cell.folder.mkdir(parents=True, exist_ok=True)
-                    cell.config.write_text(yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True), "utf-8")
+                    write_whole(cell.config, yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True))
                 process = start(target=_in_child, args=(cell,))
                 process.start()
                 running.append((cell, process))
@@ -133,16 +134,14 @@ def run_cells(
     finally:
         for _, process in running:
             process.terminate()
+        for _, process in running:
             process.join()
 
 
 def _context() -> Callable[..., BaseProcess]:
     """Constructor of processes; where the platform can fork, they start with torch already imported."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn").Process
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedloge.runs.run"])
-    return context.Process
+    constructor: Callable[..., BaseProcess] = forkserver_context(["fedloge.runs.run"]).Process
+    return constructor
 
 
 def fit_cell(cell: Cell) -> None:
@@ -163,10 +162,11 @@ def realign_cell(cell: Cell) -> None:
 
 
 def _in_child(cell: Cell) -> None:
-    with cell.log.open("w", encoding="utf-8") as log:
+    end_with_parent(terminate_self)
+    with Interrupts(), cell.log.open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        sys.stdout = sys.stderr = log
+        sys.stdout = sys.stderr = Lenient(log)
         try:
             realign_cell(cell) if cell.source else fit_cell(cell)
         except BaseException as error:
@@ -176,7 +176,7 @@ def _in_child(cell: Cell) -> None:
                 print(f"interrupted; {str(error) or 'what was saved until then is kept'}")
             elif not isinstance(error, SystemExit):
                 traceback.print_exc()
-            log.flush()
+            sys.stdout.flush()
             os._exit(1)
 
 

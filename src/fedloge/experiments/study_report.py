@@ -194,7 +194,7 @@ def study_notes(study: Study, rows: Sequence[Row]) -> list[str]:
         notes.append(f"First round: the first evaluated one with a GM of at least {100 * study.reach:g} %.")
     notes += [f"Not at this scale: {', '.join(study.left_out)}."] if study.left_out else []
     notes += _agreement(study, rows)
-    return [*notes, *study.notes, *tables.failures(study.cells())]
+    return [*notes, *study.notes, *tables.coverages(study.done()), *tables.failures(study.cells())]
 
 
 def _conditions(study: Study, done: Sequence[Cell]) -> list[str]:

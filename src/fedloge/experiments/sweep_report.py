@@ -48,6 +48,7 @@ def sweep_markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
         "Last round, percent; mean ± standard deviation where there are several seeds.",
         markdown_text(best_note(sweep, rows)),
         *(f"- {markdown_text(f'{_name(row)}: {row.failed}')}" for row in rows if row.failed),
+        *(f"- {markdown_text(line)}" for line in tables.coverages(sweep.done())),
     ]
     return "\n".join([_table(rows).markdown(), "", *notes]) + "\n"
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from fedloge.experiments.runner import Cell
 from fedloge.report.tables import PRIVILEGES
+from fedloge.runs.coverage import client_notes, clients_words, mean_words
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.measures import CostPerRound, Measure, Summary, mean_std, read_all
-from fedloge.system.storage import clear_os_errors
+from fedloge.system.storage import clear_os_errors, write_whole
 from fedloge.tables import Table
 
 
@@ -117,10 +118,10 @@ def write(folder: Path, name: str, values: Table, markdown: str, picture: bytes 
     path = folder / f"{name}.md"
     with clear_os_errors(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".csv").write_text(values.csv(), encoding="utf-8", newline="")
-        path.write_text(markdown, encoding="utf-8")
+        write_whole(path.with_suffix(".csv"), values.csv())
+        write_whole(path, markdown)
         if picture is not None:
-            path.with_suffix(".png").write_bytes(picture)
+            write_whole(path.with_suffix(".png"), picture)
     return path
 
 
@@ -144,6 +145,17 @@ def csv_values(row: Row, measures: Iterable[Measure]) -> list[str]:
 def failures(cells: Iterable[Cell]) -> list[str]:
     """A line for each run that failed."""
     return [f"{cell.name}, seed {cell.seed}, failed: {cell.error} (see {cell.log})" for cell in cells if cell.error]
+
+
+def coverages(cells: Iterable[Cell]) -> list[str]:
+    """A line for each finished run whose means do not cover all clients, or in which a client failed."""
+    lines: dict[str, list[str]] = {}
+    for cell in cells:
+        known = cell.read("summary.json").get("clients")
+        words = f"PM: {mean_words(known)}. " if clients_words(known) != "the clients" else ""
+        if text := (words + " ".join(client_notes(known))).strip():
+            lines.setdefault(text, []).append(f"{cell.name}, seed {cell.seed}")
+    return [f"{'; '.join(names)}: {text}" for text, names in lines.items()]
 
 
 def partitions(summaries: Iterable[Summary]) -> str:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from fedloge.callbacks import FederatedCallback
 from fedloge.checks import check_choice, check_least, check_not_negative, check_share, check_threads
 from fedloge.data.datamodule import FederatedDataModule
+from fedloge.data.loader import LastBatch, batch_sizes
 from fedloge.errors import ConfigError
-from fedloge.methods.base import Method, ServerData
+from fedloge.methods.base import Client, Method, ServerData
 from fedloge.models.base import Backbone
+from fedloge.models.batchnorm import trains_on_one_image
+from fedloge.system.one_process import one_process
 
 
 def check_lengths(
@@ -48,14 +53,59 @@ def check_limits(seed: int, threads: int, on_client_failure: str, min_clients: f
     check_share("trainer.min_clients", min_clients)
 
 
+LIGHTNING_ERRORS = MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError
+
+
 @contextlib.contextmanager
-def clear_accelerator_errors(accelerator: str) -> Iterator[None]:
-    """Turn Lightning's error about an accelerator into a ConfigError."""
+def clear_lightning_errors(**arguments: Any) -> Iterator[None]:
+    """Turn an error of Lightning's constructor into a ConfigError that names the argument.
+
+    Args:
+        **arguments: Arguments that the user gave. Lightning does not say which of them its error is about: it is the
+            first that raises an error beside those before it.
+    """
     try:
         yield
-    except (MisconfigurationException, ValueError) as error:
-        remedy = "auto chooses one that is available."
-        raise ConfigError("trainer.accelerator", accelerator, f"cannot be used: {error}", remedy) from error
+    except LIGHTNING_ERRORS as error:
+        name = next((name for name in arguments if not _accepts(arguments, name)), None)
+        if name is None:
+            raise
+        remedy = "auto chooses one that is available." if name == "accelerator" else ""
+        problem = f"cannot be used: {' '.join(str(error).split()).rstrip('.')}"
+        raise ConfigError(f"trainer.{name}", _named(arguments[name]), problem, remedy) from error
+
+
+def _accepts(arguments: Mapping[str, Any], last: str) -> bool:
+    """Whether Lightning accepts the arguments up to the last one."""
+    names = list(arguments)
+    part = {name: arguments[name] for name in names[: names.index(last) + 1]}
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    try:
+        with one_process() as alone:
+            Trainer(**{"logger": False, **part, **quiet, **alone})
+    except LIGHTNING_ERRORS:
+        return False
+    return True
+
+
+def _named(value: Any) -> Any:
+    """A value as a message shows it: objects by their classes."""
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else type(value).__name__
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Require callbacks that a run calls.
+
+    Raises:
+        ConfigError: If one is not a :class:`FederatedCallback`; it names the class.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, FederatedCallback):
+            problem = "is a callback of Lightning's own loop, and nothing in a federated run would call it"
+            remedy = "Leave it out, or write a FederatedCallback."
+            raise ConfigError("trainer.callbacks", type(callback).__name__, problem, remedy)
 
 
 def check_types(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
@@ -110,6 +160,35 @@ def _compare_with_pretraining(backbone: Backbone, data: FederatedDataModule) -> 
                 f"--data.source.{name}='{shown[1]}' to use the same",
                 stacklevel=2,
             )
+
+
+def usual_last_batch(method: Method, data: FederatedDataModule) -> LastBatch:
+    """``data.last_batch`` as given, or else ``merge`` for a network that cannot train on one image."""
+    return data.asked_last_batch or ("keep" if _trains_on_one_image(method, data) else "merge")
+
+
+def settle_last_batch(method: Method, data: FederatedDataModule, population: Sequence[Client]) -> list[str]:
+    """Choose ``data.last_batch`` where that is left open; returns what happens to batches of one image, if any."""
+
+    def single() -> int:
+        sizes = (batch_sizes(client.num_examples, data.batch_size, data.last_batch) for client in population)
+        return sum(1 in own for own in sizes)
+
+    data.last_batch = data.asked_last_batch or "keep"
+    before, notes = single(), []
+    if not before or _trains_on_one_image(method, data):
+        return []
+    data.last_batch = usual_last_batch(method, data)
+    left = single()
+    if before > left:
+        notes.append(f"Clients whose last batch is one image, merged with the batch before: {before - left}.")
+    if left:
+        notes.append(f"Clients with batches of one image, for which BatchNorm takes its running statistics: {left}.")
+    return notes
+
+
+def _trains_on_one_image(method: Method, data: FederatedDataModule) -> bool:
+    return trains_on_one_image(method, method.all_logits, (data.channels, data.image_size, data.image_size))
 
 
 def server_data(method: Method, data: FederatedDataModule) -> ServerData:

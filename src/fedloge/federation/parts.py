@@ -59,6 +59,7 @@ class Parts:
             "executor": type(self.executor).__name__,
             "workers": min(self.executor.workers, cohort) if self.executor.fixed_workers else None,
             "clients_per_round": cohort,
+            "last_batch": self.data.last_batch,
         }
 
     def identity(self) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
+from fedloge.federation.lasting import drawn_rounds
 from fedloge.federation.parts import Parts
 from fedloge.federation.progress import Progress
 from fedloge.federation.round import AllClients
 from fedloge.federation.state import FederatedState
+from fedloge.runs.coverage import coverage
 from fedloge.runs.measures import headline_text
 from fedloge.runs.summary import Result, summarize
 from fedloge.runs.tables import class_rows, client_rows, confusion_rows
@@ -73,6 +75,7 @@ def run_summary(run: Parts, result: Result, exchanged: dict[str, int], seconds: 
         "rounds": result.final.round,
         "seed": run.seed,
         **summarize(result, run.folder.rows("metrics.csv")),
+        "clients": _coverage(run, result),
         **run.evaluator.protocol(),
         "privileged": list(run.method.privileged),
         "finalized": run.method.finalized,
@@ -81,6 +84,14 @@ def run_summary(run: Parts, result: Result, exchanged: dict[str, int], seconds: 
         "personal_masked": run.evaluator.evaluate(result.final, "train").personal() or None,
         "seconds": round(seconds, 3),
     }
+
+
+def _coverage(run: Parts, result: Result) -> dict[str, Any]:
+    """The clients that the numbers cover."""
+    faults = run.folder.rows("faults.csv")
+    drawn = drawn_rounds(run, {int(row["client"]) for row in faults}, result.final.round)
+    tests = [len(run.data.client_test_indices(client.id)) for client in run.population]
+    return coverage(tests, result.after, faults, {client: len(rounds) for client, rounds in drawn.items()})
 
 
 def accuracies(run: Parts, state: FederatedState) -> str:

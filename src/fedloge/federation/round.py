@@ -16,6 +16,7 @@ from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, 
 from fedloge.federation.traffic import Traffic
 from fedloge.methods.base import Method, Phase
 from fedloge.runs.folder import RunFolder
+from fedloge.system.live import track
 
 OnClientFailure = Literal["retry", "skip", "abort"]
 
@@ -81,10 +82,12 @@ class Received:
     Attributes:
         clients: Fork of the personal states with those of the trained clients.
         traffic: Bytes exchanged and mean training loss.
+        failures: Clients that failed.
     """
 
     def __init__(self, method: Method, state: FederatedState, round: int, faults: Faults) -> None:
         self.clients, self.traffic = state.clients.fork(), Traffic(method, state)
+        self.failures: list[ClientFailure] = []
         self._method, self._round, self._faults = method, round, faults
 
     def first_exchange(
@@ -125,12 +128,16 @@ class Received:
             RunError: At the end, if too few clients survived.
         """
         survivors = 0
-        for update in receive(outcomes, self.clients, lambda failure: self._faults.record(failure, self._round)):
+        for update in receive(outcomes, self.clients, self._record):
             survivors += 1
             self.traffic.count(update)
             on_client_end(update.client)
             yield update
         self._faults.check_survivors(survivors, cohort, self._round)
+
+    def _record(self, failure: ClientFailure) -> None:
+        self.failures.append(failure)
+        self._faults.record(failure, self._round)
 
 
 def receive(
@@ -187,7 +194,8 @@ class AllClients:
         """Train all clients from a state, without aggregation, and return their new personal states."""
         tasks = [ClientTask(client, state.round + 1, phases) for client in range(len(state.clients))]
         trained = state.clients.fork()
-        for _ in receive(start_tasks(self._executor, state, tasks), trained, self._on_failure):
+        outcomes = track(start_tasks(self._executor, state, tasks), "training clients", len(tasks))
+        for _ in receive(outcomes, trained, self._on_failure):
             pass
         return trained
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedloge.errors import FedlogeError
-from fedloge.inference.models import Model, all_models, choose_model, free_folder
+from fedloge.inference.models import Model, all_models, choose_model, free_folder, shared_sha256
 from fedloge.inference.predictor import Predictor
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.run import Run
+from fedloge.system.live import track
+from fedloge.system.storage import clear_os_errors, whole
 
 Format = Literal["safetensors", "onnx", "torchscript"]
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
-ABOUT = "model.json"
+ABOUT, UNFINISHED = "model.json", "unfinished.json"
 
 
 class Body(nn.Module):
@@ -58,12 +60,13 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
 
     Models that share the body share its file; one with a body of its own gets a file for it. ONNX and TorchScript files
     map images to features and features to logits. Safetensors files hold the entries of the method's ``state_dict``.
+    An export that was stopped goes on with the models that are missing.
 
     Args:
         run: Finished run.
         client: A client's number, a new client's folder, ``all`` (every model), or None (the generic one).
         format: Format of the files.
-        output: New or empty folder.
+        output: New or empty folder, or that of the same export if it was stopped.
 
     Returns:
         Files that were written.
@@ -74,9 +77,11 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
     check_format(format)
     models = all_models(run) if client == "all" else [choose_model(run, client)]
     folder = Path(output)
-    free_folder(folder, "output")
-    writer = Writer(folder, format)
-    entries = {model.name: writer.write(run, model) for model in models}
+    asked = {"shared_sha256": shared_sha256(run), "format": format, "client": None if client is None else str(client)}
+    if not (folder / UNFINISHED).is_file() or RunFolder(folder).read_json(UNFINISHED) != asked:
+        free_folder(folder, "output")
+    writer = Writer(folder, format, asked)
+    entries = {model.name: writer.write(run, model) for model in track(models, "models")}
     source = run.data.source
     about = {
         "method": type(run.method).__name__,
@@ -87,6 +92,7 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
         "models": entries,
     }
     RunFolder(folder).write_json(ABOUT, about)
+    (folder / UNFINISHED).unlink()
     return [*writer.files, folder / ABOUT]
 
 
@@ -107,10 +113,11 @@ class Writer:
     Args:
         folder: Folder for the files.
         format: Format of the files.
+        asked: What is exported, which is noted in the folder until everything is there.
     """
 
-    def __init__(self, folder: Path, format: Format) -> None:
-        self.folder, self.format = folder, format
+    def __init__(self, folder: Path, format: Format, asked: Mapping[str, Any]) -> None:
+        self.folder, self.format, self.asked = folder, format, asked
         self.files: list[Path] = []
 
     def write(self, run: Run, model: Model) -> dict[str, str]:
@@ -135,8 +142,10 @@ class Writer:
             "onnx": _save_onnx,
             "torchscript": _save_torchscript,
         }
-        with _quiet(), torch.no_grad():
-            save[self.format](part, example, path, takes, gives)
+        if not path.is_file():
+            with clear_os_errors(str(path)), whole(path) as temporary, _quiet(), torch.no_grad():
+                save[self.format](part, example, temporary, takes, gives)
+                RunFolder(self.folder).write_json(UNFINISHED, self.asked)
         self.files.append(path)
 
 

@@ -17,6 +17,7 @@ from fedloge.federation.state import Tensors
 from fedloge.methods.base import View
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.run import Run, load_run
+from fedloge.system.storage import whole
 
 ABOUT, STATE = "client.json", "client.safetensors"
 """Files in a new client's folder."""
@@ -76,8 +77,9 @@ def all_models(run: Run) -> list[Model]:
 def save_client(run: Run, folder: Path, personal: Tensors, info: Mapping[str, Any]) -> None:
     """Write a new client's entries, and which run they belong to, to an empty folder."""
     free_folder(folder, "output")
-    content = {"method": type(run.method).__name__, "shared_sha256": _shared_sha256(run), **info}
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in personal.items()}, folder / STATE)
+    content = {"method": type(run.method).__name__, "shared_sha256": shared_sha256(run), **info}
+    with whole(folder / STATE) as path:
+        save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in personal.items()}, path)
     RunFolder(folder).write_json(ABOUT, content)
 
 
@@ -88,7 +90,7 @@ def load_client(run: Run, folder: Path) -> dict[str, Tensor]:
         RunError: If the files cannot be read, or belong to another run.
     """
     about = RunFolder(folder).read_json(ABOUT)
-    if about.get("shared_sha256") != _shared_sha256(run):
+    if about.get("shared_sha256") != shared_sha256(run):
         raise RunError(f"{str(folder)!r} was made for another run than {str(run.folder.path)!r}.")
     try:
         return load_file(folder / STATE)
@@ -110,6 +112,7 @@ def free_folder(folder: Path, argument: str) -> None:
         raise ConfigError(argument, str(folder), "is not empty", f"Choose another --{argument}.")
 
 
-def _shared_sha256(run: Run) -> str:
+def shared_sha256(run: Run) -> str:
+    """Hash of the file with a run's final shared entries."""
     path = run.folder.path / "checkpoints" / "final" / "shared.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()

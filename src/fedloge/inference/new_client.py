@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedloge.data.images import TensorImages
 from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
 from fedloge.errors import DataError, RunError
 from fedloge.executors import ClientFailure, Serial
+from fedloge.federation.checks import usual_last_batch
 from fedloge.federation.round import AllClients
 from fedloge.federation.seeding import Stream, generator
 from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, Tensors
@@ -22,11 +23,27 @@ from fedloge.inference.images import find_images, open_images
 from fedloge.inference.models import choose_model, free_folder, save_client
 from fedloge.methods.base import Client, Method, Phase, within_any
 from fedloge.runs.run import Run
+from fedloge.system.live import Line
 
 EPOCHS = 100
 """Epochs of training a head on the frozen body by default; on the digits more epochs change nothing."""
 NEW = 0
 """Number of the new client, the only one of its population."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A loader that counts its epochs in a line."""
+
+    loader: BatchLoader
+    line: Line
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.loader
+        self.line.advance()
 
 
 class ClientImages:
@@ -43,6 +60,7 @@ class ClientImages:
         self.images, self.labels, self.settings = images, labels, settings
         self.counts: list[int] = torch.bincount(labels, minlength=num_classes).tolist()
         self.client = Client(NEW, tuple(self.counts))
+        self.line = Line("training, epoch")
 
     def client_counts(self, client: int) -> Sequence[int]:
         """n_{k,c}, length C."""
@@ -55,10 +73,11 @@ class ClientImages:
             SequentialLoader(TensorImages(self.images), self.labels, everything, replace(self.settings, device=device))
         )
 
-    def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> BatchLoader:
+    def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> Counted:
         """Batches; every iteration over it is the next local epoch."""
         everything, random = torch.arange(len(self.labels)), RandomStreams(seed, round, client, phase)
-        return BatchLoader(TensorImages(self.images), self.labels, everything, self.settings, random)
+        loader = BatchLoader(TensorImages(self.images), self.labels, everything, self.settings, random)
+        return Counted(loader, self.line)
 
 
 def add_client(
@@ -88,7 +107,9 @@ def add_client(
     phases = plan(run.method, run.trainer.local_epochs, epochs, _finetunes(run, images))
     folder = Path(output) if output else run.folder.path / "new_clients" / Path(data).resolve().name
     free_folder(folder, "output")
-    personal = train_new_client(run, images, phases)
+    images.line.total = sum(phase.epochs for phase in phases) or None
+    with images.line:
+        personal = train_new_client(run, images, phases)
     parts = [name for name in personal if not name.endswith("num_batches_tracked")]
     names = run.data.source.class_names
     about = {
@@ -204,7 +225,13 @@ def read_client(run: Run, data: str | Path, convert: bool = False) -> ClientImag
         labels += [names.index(folder.name)] * len(inside)
     pixels = open_images(files, run.data.source, convert).gather(torch.arange(len(files)))
     served = run.data
-    settings = BatchSettings(served.batch_size, served.augment, served.source.mean, served.source.std)
+    settings = BatchSettings(
+        served.batch_size,
+        served.augment,
+        served.source.mean,
+        served.source.std,
+        last_batch=usual_last_batch(run.method, served),
+    )
     return ClientImages(pixels, torch.tensor(labels), len(names), settings)
 
 

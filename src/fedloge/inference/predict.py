@@ -18,6 +18,7 @@ from fedloge.data.images import gather_batches
 from fedloge.inference.images import find_images, open_images
 from fedloge.inference.models import choose_model
 from fedloge.runs.run import Run
+from fedloge.system.live import track
 
 Format = Literal["table", "csv", "json"]
 BATCH_SIZE = 256
@@ -60,7 +61,8 @@ def predict_images(
     files = find_images(paths)
     images = open_images(files, run.data.source, convert)
     batches = torch.split(torch.arange(len(files)), BATCH_SIZE)
-    for indices, batch in zip(batches, gather_batches(images, batches), strict=True):
+    pairs = zip(batches, gather_batches(images, batches), strict=True)
+    for indices, batch in track(pairs, "images", len(files), lambda pair: len(pair[0])):
         probabilities = predictor.predict_step(batch.to(predictor.device)).cpu()
         for index, row in zip(indices.tolist(), probabilities, strict=True):
             best = int(row.argmax())

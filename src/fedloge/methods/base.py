@@ -19,6 +19,7 @@ from fedloge.errors import ConfigError
 from fedloge.federation.aggregation import weighted_mean
 from fedloge.federation.state import ClientStore, ClientUpdate, FederatedState, SharedState, Tensors
 from fedloge.models.base import Backbone
+from fedloge.models.batchnorm import running_statistics
 from fedloge.system.devices import copy_into, upload
 
 Batch = tuple[Tensor, Tensor]
@@ -336,6 +337,10 @@ class Method(LightningModule):
         """Class scores [n, C] of the generic model, or of the client whose personal state is loaded."""
         raise NotImplementedError
 
+    def all_logits(self, images: Tensor) -> dict[View, Tensor]:
+        """Class scores [n, C] of images by every view of the method, with the state that is loaded."""
+        return {view: self.logits(self.features(images, view), view) for view in self.views}
+
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None
     ) -> FederatedState:
@@ -378,8 +383,12 @@ class Method(LightningModule):
         return losses
 
     def local_gradients(self, batch: Batch, optimizer: Any, backward: Backward = torch.autograd.backward) -> Losses:
-        """Put the gradients of the sum of the local losses into the parameters; returns the losses."""
-        losses = self.local_losses(batch)
+        """Put the gradients of the sum of the local losses into the parameters; returns the losses.
+
+        With a batch of one image, a BatchNorm that gets one value per channel takes its running statistics.
+        """
+        with running_statistics(self) if len(batch[1]) == 1 else nullcontext():
+            losses = self.local_losses(batch)
         values = tuple(losses.values())
         optimizer.zero_grad()
         backward(values[0] if len(values) == 1 else torch.stack(values).sum())
@@ -548,6 +557,11 @@ class Method(LightningModule):
         """Copy some entries into the module: neither notes of a client nor what never leaves the server."""
         entries = {name: tensor for name, tensor in tensors.items() if not within_any(name, self.server)}
         copy_into(self.state_dict(), {name: entry for name, entry in entries.items() if not name.startswith(NOTE)})
+
+
+def num_images(batch: Batch) -> int:
+    """Number of images in a batch."""
+    return len(batch[1])
 
 
 def add_losses(sums: dict[str, Tensor], losses: Losses, examples: int) -> None:

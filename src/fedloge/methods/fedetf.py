@@ -82,9 +82,8 @@ class FedETF(Method):
         self.etf.weight.copy_(simplex_etf(self.num_classes, self.etf.in_features, generator))
 
     def project(self, h: Tensor) -> Tensor:
-        """u = (P h + p0) / ‖P h + p0‖, [n, C] of h [n, d]. A batch of one image skips BatchNorm, having no variance."""
-        alone = len(h) == 1 and isinstance(self.projection, nn.BatchNorm1d) and self.projection.training
-        return functional.normalize(h if alone else self.projection(h))
+        """u = (P h + p0) / ‖P h + p0‖, [n, C] of h [n, d]."""
+        return functional.normalize(self.projection(h))
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """CE(s·Vᵀu + log max(n_{k,·}, floor), y); plain where V and P are fine-tuned in turn."""

@@ -14,6 +14,7 @@ from fedloge.plotting import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
 from fedloge.report.tables import MASKED, PRIVILEGES, selection_words
+from fedloge.runs.coverage import client_notes, clients_words, mean_words
 from fedloge.runs.measures import (
     GENERIC,
     GM,
@@ -97,6 +98,7 @@ def warnings(runs: Sequence[RunData]) -> list[str]:
         for run in runs
         for name in run.summary.get("privileged", ())
     ]
+    found += [f"{run.name}: {note}" for run in runs for note in client_notes(run.coverage)]
     for run in runs:
         if run.summary["mask_absent"] in MASKED:
             masked = MASKED[run.summary["mask_absent"]]
@@ -180,7 +182,8 @@ def _personal_card(run: RunData) -> Card | None:
     part = run.headline("personal")
     if part is None:
         return None
-    meaning = "is the accuracy of a client's personal model on its own test set, averaged over the clients."
+    over = clients_words(run.coverage)
+    meaning = f"is the accuracy of a client's personal model on its own test set, averaged over {over}."
     spread = f"{percent(part['acc_std'])} standard deviation between clients"
     details = [spread, *_change(run, "personal", "acc_mean")]
     return Card("Personal models (PM)", percent(part["acc_mean"]), meaning, details)
@@ -190,7 +193,8 @@ def _worst_card(run: RunData) -> Card | None:
     part, scores = run.headline("personal"), run.clients.get(ModelView("personal"))
     if part is None or scores is None:
         return None
-    meaning = "is the mean accuracy of the tenth of the clients whose personal models are worst."
+    over = clients_words(run.coverage)
+    meaning = f"is the mean accuracy of the tenth of {over} whose personal models are worst."
     return Card("Worst tenth", percent(part["acc_worst_decile"]), meaning, [worst_words(scores)])
 
 
@@ -227,6 +231,7 @@ def _accuracies(title: str, runs: Sequence[RunData], view: View, measures: Seque
         for stage, part in [*parts, *_beside(run, view)]:
             if part is not None:
                 rows.append([run.name, run.method, stage, *(percent(part[measure.name]) for measure in measures)])
+    title += f": {', '.join(dict.fromkeys(mean_words(run.coverage) for run in runs))}" if view == "personal" else ""
     table = Table(title, ["run", "method", "classifiers", *(measure.label for measure in measures)], rows, names=3)
     return (table if len(runs) > 1 else _without_run(table)) if rows else None
 

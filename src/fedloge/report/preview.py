@@ -16,6 +16,8 @@ from fedloge.data.statistics import Floats, distance_to_global, effective_classe
 from fedloge.errors import ConfigError
 from fedloge.evaluation.shots import ShotRule, shots
 from fedloge.markup import rich_text
+from fedloge.system.live import Line
+from fedloge.system.storage import write_whole
 
 
 def preview_partition(data: FederatedDataModule, shot_rule: ShotRule, output: str | None, console: Console) -> None:
@@ -32,8 +34,9 @@ def preview_partition(data: FederatedDataModule, shot_rule: ShotRule, output: st
     """
     if output and Path(output).suffix.lower() != ".png":
         raise ConfigError("output", output, "is not a .png file", "The heat map is drawn as PNG.")
-    data.prepare_data()
-    data.setup("fit")
+    with Line("reading and splitting the data"):
+        data.prepare_data()
+        data.setup("fit")
     partition = data.partition
     console.print(client_table(partition, data.class_names))
     for line in lines(partition, shot_rule):
@@ -97,7 +100,7 @@ def _draw(partition: Partition, class_names: Sequence[str], output: Path) -> Non
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(partition_picture(partition, class_names))
+        write_whole(output, partition_picture(partition, class_names))
     except OSError as error:
         raise ConfigError(
             "output", str(output), f"cannot be written: {error.strerror}", "Choose another file."

@@ -12,16 +12,20 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.markup import rich_text
 from fedloge.report.tables import accuracy_table
 from fedloge.runs.measures import headline_text
+from fedloge.system.live import suspend, text
 from fedloge.system.storage import without_nan
 from fedloge.trainer import FederatedTrainer
 
@@ -34,6 +38,14 @@ def redraws(console: Console) -> bool:
 def _clients(trainer: FederatedTrainer) -> str:
     everyone, cohort = trainer.data.num_clients, trainer.parts.info()["clients_per_round"]
     return f"{everyone} clients" + (f" ({cohort} in a round)" if cohort < everyone else "")
+
+
+class _Doing(ProgressColumn):
+    """What else is being done, beside the bar of clients."""
+
+    def render(self, task: Task) -> Text:
+        """The open lines of :mod:`fedloge.system.live`."""
+        return Text(text() if task.description == "clients" else "", style="dim")
 
 
 class RunProgress(FederatedCallback):
@@ -70,10 +82,12 @@ class RunProgress(FederatedCallback):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Doing(),
             console=self.console,
             disable=not redraws(self.console),
         )
         done = trainer.progress.first_round
+        suspend(redraws(self.console))
         self._rounds = self._progress.add_task("rounds", total=trainer.rounds, completed=done, note="")
         self._clients = self._progress.add_task("clients", total=1, note="")
         self._progress.start()
@@ -105,6 +119,7 @@ class RunProgress(FederatedCallback):
         """Stop the live view if it is running."""
         if hasattr(self, "_progress"):
             self._progress.stop()
+            suspend(False)
 
 
 class JsonProgress(FederatedCallback):

@@ -21,6 +21,7 @@ from fedloge.data.statistics import Floats
 from fedloge.errors import DataError, RunError
 from fedloge.methods.base import Method, View, within_any
 from fedloge.options import flatten
+from fedloge.runs.coverage import Coverage, coverage
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.tables import VIEWS, ModelView, run_names
 
@@ -159,6 +160,12 @@ class RunData:
         """The classes in descending order of training images."""
         order: Ints = np.argsort(-self.class_counts, kind="stable")
         return order
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """The clients that were tested or failed; a run of an older version did not note the latter."""
+        known: Coverage | None = self.summary.get("clients")
+        return known or coverage(self.partition.test_counts.sum(1).tolist())
 
     def changed(self, view: View) -> bool:
         """Whether the last step changed ``global`` or ``personal``, in any round or class: the end may be the same."""

@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from fedloge.evaluation.shots import SHOTS
+from fedloge.runs.coverage import client_notes, mean_words
 from fedloge.runs.measures import HEADLINES, KINDS, MEASURES, PM_STD, WORST_TENTH, Measure, chosen_on
 from fedloge.tables import Table
 
@@ -46,11 +48,13 @@ def accuracy_table(summary: Mapping[str, Any]) -> RichTable:
     title = f"{summary['method']} on {summary['dataset']}, round {summary['rounds']} (%)"
     rule, mask = summary["shots"]["rule"], summary["mask_absent"]
     own = " (personal: of the client's own test images)" if summary["shots"].get("personal") == "own" else ""
-    note = f"last round; many/medium/few by {rule}{own}; personal: mean over clients, std and worst tenth"
+    clients = summary.get("clients")
+    note = f"last round; many/medium/few by {rule}{own}; personal: {mean_words(clients)}, std and worst tenth"
     known = [PRIVILEGES[name] for name in summary.get("privileged", ())]
     known += [MASKED[mask]] if mask in MASKED else []
     note += f"; {selection_words(summary)}" if selection_words(summary) else ""
     note += f"; privileged knowledge: {', '.join(known)}" if known else ""
+    note += "".join(f"\n{escape(sentence)}" for sentence in client_notes(clients))
     return Table(title, ["model", "heads", *COLUMNS], rows, names=2).rich(note)
 
 

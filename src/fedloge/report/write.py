@@ -13,6 +13,8 @@ from fedloge.checks import check_choice
 from fedloge.errors import ConfigError, FedlogeError
 from fedloge.markup import rich_text
 from fedloge.report.run_data import RunData, read_runs
+from fedloge.system.live import Line
+from fedloge.system.storage import write_whole
 from fedloge.trainer import FederatedTrainer
 
 FORMATS = ("html", "md", "csv", "png")
@@ -40,13 +42,14 @@ def write_report(paths: Sequence[str | Path], output: str | Path | None = None, 
         raise ConfigError("format", format, f"but output={str(output)!r} ends in .{ending}", "Leave one of them out.")
     target = Path(output) if output else (Path(paths[0]) if len(paths) == 1 else Path()) / f"report.{format}"
     try:
-        content = _render(read_runs(paths), format)
+        with Line("writing the report"):
+            content = _render(read_runs(paths), format)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         raise ConfigError("format", format, f"needs the package {package}", f"Run `pip install {package}`.") from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        write_whole(target, content)
     except OSError as error:
         raise ConfigError(
             "output", str(target), f"cannot be written: {error.strerror}", "Choose another file."

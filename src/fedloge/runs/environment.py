@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def git_commit(checkout: Path) -> str | None:
 
 def _installed_commit() -> str | None:
     """The commit that pip recorded if it installed the package from a repository (PEP 610)."""
-    origin = metadata.distribution("fedloge").read_text("direct_url.json")
+    try:
+        origin = metadata.distribution("fedloge").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
     commit: str | None = json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
     return commit

@@ -22,6 +22,7 @@ from fedloge.methods.base import Client, Method, View
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.locate import run_config
 from fedloge.runs.summary import Result
+from fedloge.system.live import Line
 from fedloge.trainer import FederatedTrainer
 
 
@@ -113,8 +114,9 @@ class Run:
         Args:
             folder: Run folder for the results; that of the run by default.
         """
-        self.data.prepare_data()
-        self.data.setup("test")
+        with Line("reading the data"):
+            self.data.prepare_data()
+            self.data.setup("test")
         self.trainer.attach(self.method, self.data, folder or self.folder)
         return self.trainer.parts
 
@@ -206,10 +208,16 @@ def realign_run(
     if run.method.finalize(state, parts.population) is state:
         raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
     target.create(overwrite=False, info=parts.info())
-    SaveConfig(cli.resolved()).on_run_start(run.trainer)
-    shutil.copy(source.path / "partition.json", target.path)
-    shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")
-    return run.trainer.finish(Progress(state)), target.path
+    try:
+        SaveConfig(cli.resolved()).on_run_start(run.trainer)
+        for name in ("partition.json", "faults.csv"):
+            if (source.path / name).is_file():
+                shutil.copy(source.path / name, target.path)
+        shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")
+        return run.trainer.finish(Progress(state)), target.path
+    except BaseException:
+        shutil.rmtree(target.path, ignore_errors=True)  # half of a run would block the next try
+        raise
 
 
 def _next_free(path: Path) -> Path:

@@ -33,15 +33,34 @@ SAFETENSORS_NAMES = {
 }
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to disk, then rename it."""
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; at the end the file there is flushed to disk and renamed to ``path``.
+
+    After an error nothing is left, and an older file stays. A symbolic link is followed. What is no regular file, such
+    as ``/dev/stdout`` or a pipe, is written to directly.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, see :func:`whole`; text in UTF-8, with line ends as they are."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_tensors(path: Path, shapes: Shapes, tensors: Iterable[Tensor]) -> None:

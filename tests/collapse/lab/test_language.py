@@ -10,6 +10,7 @@ import torch
 
 from fedloge import collapse
 from fedloge.collapse.lab import corpus as text
+from fedloge.collapse.lab import language
 from fedloge.collapse.lab.language import (
     Language,
     Transformer,
@@ -172,6 +173,35 @@ def test_the_output_folder(tmp_path, monkeypatch, capsys):
     assert len(summary["corpus"]["sha256"]) == 64
     assert set(summary["correlations"]) >= {"nc4", "cdnv_log"}
     assert "of 51 tokens" in capsys.readouterr().out
+
+
+def test_an_experiment_that_was_stopped_goes_on_from_its_models(tmp_path, monkeypatch):
+    words = text.python_text()[0][:60_000]
+    monkeypatch.setattr(text, "python_text", lambda: (words, "a part"))
+    settings = {"widths": [8], "steps": [0, 2, 4], "vocabulary": 50, "figure": False}
+    expected = run(Language(**settings, output=str(tmp_path / "whole")))
+    trained, train = [], language.train
+
+    def stopping(settings, data, width, depth, steps, seed):
+        if steps == 4 and len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(steps)
+        return train(settings, data, width, depth, steps, seed)
+
+    monkeypatch.setattr(language, "train", stopping)
+    stopped = Language(**settings, output=str(tmp_path / "stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped)
+    assert trained == [0, 2]
+    with pytest.raises(ConfigError, match="holds an unfinished one with other settings"):
+        run(Language(**settings | {"vocabulary": 40}, output=str(tmp_path / "stopped")))
+    trained.append("again")
+    found = run(stopped)
+    assert trained == [0, 2, "again", 4]
+    assert [{**row, "seconds": 0} for row in found] == [{**row, "seconds": 0} for row in expected]
+    assert not (tmp_path / "stopped" / "parts").exists()
+    with pytest.raises(ConfigError, match="exists already"):
+        run(stopped)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from fedloge.methods import (
     Ditto,
     FedAvg,
     FedAvgFT,
+    FedETF,
     FedLoGe,
     FedNH,
     FedPer,
@@ -37,7 +38,7 @@ from fedloge.methods import (
 from fedloge.methods.base import Client
 from fedloge.models import SmallCNN
 from fedloge.trainer import FederatedTrainer
-from harness import build, initial, same
+from harness import build, dealt, initial, same
 from imitated_graphs import Graph, OnCPU, imitate
 
 gpu = pytest.mark.gpu
@@ -285,6 +286,17 @@ def test_a_client_is_a_batch_and_the_largest_comes_first(data, monkeypatch):
 
 
 # Graphs, imitated
+
+
+@pytest.mark.parametrize("last_batch", ["keep", "merge", "drop"])
+@pytest.mark.parametrize("executor", [Cohort, OnCPU])
+def test_batches_of_one_image(imitated, executor, last_batch):
+    data = dealt([9, 5, 1, 8, 4], batch_size=4, auxiliary=3, last_batch=last_batch)
+    cohort = executor(lanes=2, graphs=False)
+    assert_same(*both(FedETF, data, cohort, projection="batchnorm"))
+    sizes = {"keep": [1, 4], "merge": [1, 4, 5], "drop": [1, 4]}[last_batch]
+    found = {size for lane in cohort.lanes for own in captured(lane).values() for size in own}
+    assert sorted(found) == (sizes if executor is OnCPU else [])
 
 
 @pytest.mark.parametrize(("method", "options"), CAPTURED)

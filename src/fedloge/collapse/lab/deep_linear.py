@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from fedloge.collapse.lab.output import Output
 from fedloge.collapse.measurement import measure
 from fedloge.errors import ConfigError
 from fedloge.system.cpu import configure_cpu
+from fedloge.system.live import track
 from fedloge.tables import print_table
 
 Loss = Literal["mse", "ce"]
@@ -280,7 +282,7 @@ def train(settings: DeepLinear, layers: int, seed: int) -> tuple[Network, list[d
         It, and its curve: ``step`` and what :func:`observe` returns, before the first step and after the last included.
     """
     network, target, curve = Network(settings, layers, seed), expect(settings, layers), []
-    for step in _trajectory(network, settings):
+    for step in track(_trajectory(network, settings), f"{layers} layers, points of the curve", settings.points + 1):
         objective = float(network.objective(settings).detach())
         if not math.isfinite(objective):
             name, value = ("lr", settings.lr) if settings.optimizer != "lbfgs" else ("std", settings.std)
@@ -297,16 +299,12 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
         A row per run, as in ``final.csv``.
     """
     configure_cpu(settings.threads)
-    output = Output(settings.output, overwrite=settings.overwrite)
+    output = Output(settings.output, overwrite=settings.overwrite, settings=asdict(settings))
     curves, final = [], []
-    for layers in settings.layers:
-        for seed in settings.seeds:
-            start = time.perf_counter()
-            curve = train(settings, layers, seed)[1]
-            key = {"layers": layers, "seed": seed}
-            curves += [{**key, **point} for point in curve]
-            verdict = judge(settings, expect(settings, layers), curve[-1])
-            final.append({**key, **curve[-1], "seconds": time.perf_counter() - start, "verdict": verdict})
+    for layers, seed in track(list(product(settings.layers, settings.seeds)), "networks"):
+        part = output.part(f"{layers}-{seed}", partial(train_and_judge, settings, layers, seed))
+        curves += part["curve"]
+        final.append(part["final"])
     output.csv("curves.csv", curves)
     output.csv("final.csv", final)
     output.json("summary.json", {"settings": asdict(settings), "runs": final})
@@ -320,7 +318,17 @@ def run(settings: DeepLinear) -> list[dict[str, Any]]:
     limits = f"NC1 < {settings.nc1_below:g}, NC2 < {settings.nc2_below:g}, NC3 < {settings.nc3_below:g}"
     title = f"{settings.loss.upper()}, n = {settings.counts}, {settings.features} features, against the {target}"
     print_table(title, [_shown(row) for row in final], f"collapsed: {limits}; everything is in {settings.output}")
+    output.finish()
     return final
+
+
+def train_and_judge(settings: DeepLinear, layers: int, seed: int) -> dict[str, Any]:
+    """Train one network: its rows of ``curves.csv`` as ``curve``, and its row of ``final.csv`` as ``final``."""
+    start, key = time.perf_counter(), {"layers": layers, "seed": seed}
+    curve = train(settings, layers, seed)[1]
+    verdict = judge(settings, expect(settings, layers), curve[-1])
+    final = {**key, **curve[-1], "seconds": time.perf_counter() - start, "verdict": verdict}
+    return {"curve": [{**key, **point} for point in curve], "final": final}
 
 
 def judge(settings: DeepLinear, target: Expectation, last: dict[str, float]) -> str:

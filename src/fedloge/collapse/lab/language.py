@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import product
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from fedloge.collapse.lab.output import Output, Row
 from fedloge.collapse.measurement import measure_batches
 from fedloge.errors import ConfigError
 from fedloge.system.cpu import configure_cpu
+from fedloge.system.live import track
 from fedloge.tables import print_table
 
 MEASURED = ("cdnv_log", "gnc2_var", "gnc2_cv", "equinorm", "nc3_cosine", "unc3_var", "nc4", "etf_error", "nc1")
@@ -151,7 +153,7 @@ def train(settings: Language, data: Corpus, width: int, depth: int, steps: int, 
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     span = torch.arange(settings.context + 1)
-    for _ in range(steps):
+    for _ in track(range(steps), f"width {width}, depth {depth}, training step"):
         rows = torch.randint(len(data.train), (BATCH, 1), generator=generator)
         starts = torch.randint(data.train.shape[1] - settings.context, (BATCH, 1), generator=generator)
         window = data.train[rows, starts + span]
@@ -184,11 +186,11 @@ def measure_model(model: LanguageModel, train_windows: Tensor, heldout: Tensor, 
     """
 
     def batches(windows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in torch.split(windows, BATCH):
+        for part in track(torch.split(windows, BATCH), "measuring, batch"):
             yield model.hidden(part[:, :-1]).flatten(0, 1), part[:, 1:].flatten()
 
     def loss(windows: Tensor) -> float:
-        parts = torch.split(windows, BATCH)
+        parts = track(torch.split(windows, BATCH), "loss, batch")
         return sum(float(next_token_loss(model, part)) * len(part) for part in parts) / len(windows)
 
     weight, bias = model.classifier()
@@ -216,16 +218,13 @@ def run(settings: Language) -> list[dict[str, Any]]:
         A row per model, as in ``results.csv``.
     """
     configure_cpu(settings.threads)
-    output = Output(settings.output, overwrite=settings.overwrite)
+    output = Output(settings.output, overwrite=settings.overwrite, settings=asdict(settings))
     data = corpus(settings.vocabulary)
-    parts = windows(data.train, settings.context), windows(data.heldout, settings.context)
-    rows = []
-    for width, depth, steps, seed in product(settings.widths, settings.depths, settings.steps, settings.seeds):
-        start = time.perf_counter()
-        model = train(settings, data, width, depth, steps, seed)
-        values = measure_model(model, *parts, settings.min_count)
-        key = {"width": width, "depth": depth, "steps": steps, "seed": seed}
-        rows.append({**key, **values, "seconds": time.perf_counter() - start})
+    models = list(product(settings.widths, settings.depths, settings.steps, settings.seeds))
+    rows = [
+        output.part("-".join(map(str, model)), partial(train_and_measure, settings, data, *model))
+        for model in track(models, "models")
+    ]
     correlations = correlate(rows)
     about = {"source": data.source, "sha256": data.sha256, "train": data.train.numel(), "heldout": data.heldout.numel()}
     output.csv("results.csv", rows)
@@ -242,7 +241,20 @@ def run(settings: Language) -> list[dict[str, Any]]:
         output.csv("correlations.csv", [correlations])
         title = f"Spearman correlation with the validation loss over {len(rows)} models"
         print_table(title, [correlations], caption=f"everything is in {settings.output}")
+    output.finish()
     return rows
+
+
+def train_and_measure(
+    settings: Language, data: Corpus, width: int, depth: int, steps: int, seed: int
+) -> dict[str, Any]:
+    """Train a transformer and measure it: a row of ``results.csv``."""
+    start = time.perf_counter()
+    model = train(settings, data, width, depth, steps, seed)
+    parts = windows(data.train, settings.context), windows(data.heldout, settings.context)
+    values = measure_model(model, *parts, settings.min_count)
+    key = {"width": width, "depth": depth, "steps": steps, "seed": seed}
+    return {**key, **values, "seconds": time.perf_counter() - start}
 
 
 def correlate(rows: Sequence[Row]) -> dict[str, float]:

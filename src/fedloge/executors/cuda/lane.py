@@ -261,9 +261,9 @@ class Lane:
         def begin() -> int:
             self.method.begin(training.client, self.received, upload_all(personal, self.device))
             self._clear_losses()
-            images, labels, sizes = next(self.resident.pages(training.loader()))
-            self._fill(images, labels)
-            return sizes[0]
+            sizes, *page = next(self.resident.pages(training.loader()))
+            self._fill(*page)
+            return int(sizes[0])
 
         return begin
 
