@@ -39,13 +39,14 @@ class Cost:
 
     def line(self, rounds: int) -> str:
         """One line for the user."""
-        training = "" if self.seconds_round is None else f"about {_time(self.seconds_round * rounds)} of training, "
+        training = "" if self.seconds_round is None else f"about {duration(self.seconds_round * rounds)} of training, "
         tensors = max(self.memory_bytes / 1e6, 1)
         exchanged = self.bytes_round / 1e6
         return f"{training}{exchanged:,.1f} MB exchanged a round, {tensors:,.0f} MB of tensors"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
