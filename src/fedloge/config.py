@@ -58,7 +58,12 @@ class FedlogeCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=False,
-            parser_kwargs={"prog": "fedloge fit", "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "fedloge fit",
+                "description": "Options of fedloge fit.",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             args=list(args),
         )
 
@@ -199,6 +204,12 @@ def _one_line_errors() -> Iterator[None]:
         if "Does not validate" not in str(error):
             raise
         raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
+
+
+def help_text() -> str:
+    """Help of all options, as jsonargparse formats it."""
+    text: str = _parser().format_help()
+    return text
 
 
 def _executor_class(args: Sequence[str]) -> list[str]:
