@@ -1,6 +1,7 @@
 """Plan files know every form of an option that ``fedloge fit`` knows, and ``wandb agent`` makes the same runs."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ from fedloge.cli import main
 from fedloge.config import given_options
 from fedloge.errors import FedlogeError
 from fedloge.experiments.compare import load_comparison
+from fedloge.experiments.figures import sweep_figure
 from fedloge.experiments.study import load_study
 from fedloge.experiments.sweep import load_sweep
 
@@ -210,3 +212,15 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(config, tmp_path, capsys, m
         *(f"  waiting    lr={lr}, seed {seed}: out/lr_{lr}/seed-{seed}" for seed in (0, 1) for lr in ("0.1", "0.0001")),
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_lists_and_mappings_are_categories_of_the_picture(config, tmp_path):
+    channels = "model.backbone: {values: [{class_path: SmallCNN, init_args: {channels: [8]}}, SmallCNN]}"
+    lists = "model.backbone.channels: {values: [[8, 16], [4]]}"
+    plan = load_sweep(sweep_file(tmp_path, config, f"{channels}\n  {lists}"))
+    rows = [replace(row, values={"GM": [0.1 * n], "PM": [0.5]}) for n, row in enumerate(plan.rows)]
+    figure = sweep_figure(plan, rows)
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["[8, 16]", "[4]"]
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels == ["SmallCNN", "{'class_path': 'SmallCNN', 'init_args': {'channels': [8]}}"]
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["0.0", "10.0", "20.0", "30.0"]
