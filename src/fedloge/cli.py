@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import fedloge
 from fedloge.checks import check_paths
 from fedloge.errors import FedlogeError, did_you_mean
 from fedloge.help import asked_topic, fit_help, full_help
-from fedloge.options import check_options, read_mapping
+from fedloge.options import FLAGS, check_options, joined, read_mapping
 from fedloge.runs.locate import require_run, run_config
 from fedloge.system.configs import resolved
 from fedloge.system.imports import loading
@@ -22,10 +22,16 @@ from fedloge.system.interrupts import Interrupts
 from fedloge.system.live import Line, drawn
 from fedloge.system.output import lenient_output
 
-if TYPE_CHECKING:
-    from fedloge.experiments.plan import Plan
-
+DRY_RUN = "list the runs and their folders, and run nothing"
 EPILOG = "Options of `fedloge fit` are accepted too."
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint."""
+        raise FedlogeError(f"{message}. `{self.prog} --help` lists the options.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +57,7 @@ def _run(args: list[str], interrupts: Interrupts) -> int:
             raise FedlogeError(f"no verb {args[0]!r}.{did_you_mean(args[0], VERBS)} Choose one of {', '.join(VERBS)}.")
         return VERBS[args[0]](resolved(args[0], args[1:]))
     except FedlogeError as error:
-        print(f"fedloge: error: {error}", file=sys.stderr)
+        print(f"fedloge: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"fedloge: interrupted; {str(stop) or 'everything saved so far is kept'}", file=sys.stderr)
@@ -62,9 +68,9 @@ def fit(args: Sequence[str]) -> int:
     """``fedloge fit``."""
     if topic := asked_topic(args):
         return _fit_help(topic)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", action="store_true")
-    known, rest = parser.parse_known_args(args)
+    known, rest = _known(parser, args)
     return _fit(rest, "last" if known.resume else None)
 
 
@@ -85,15 +91,15 @@ def resume(args: Sequence[str]) -> int:
     """``fedloge resume``."""
     parser = _parser("resume", "Resume a run from its newest checkpoint; more --trainer.rounds extend it.")
     parser.add_argument("--checkpoint", choices=("last", "previous"), default="last", help="the one to resume from")
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _known(parser, args)
     return _fit([*run_config(known.run), f"--trainer.run_dir={known.run}", *overrides], known.checkpoint)
 
 
 def _fit(args: Sequence[str], checkpoint: str | None) -> int:
-    parser = argparse.ArgumentParser(prog="fedloge fit", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="fedloge fit", add_help=False, allow_abbrev=False)
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--log_format", default="text")
-    known, rest = parser.parse_known_args(args)
+    known, rest = _known(parser, args)
     if known.log_format not in ("text", "json"):
         raise FedlogeError(f"--log_format={known.log_format!r} is unknown. Choose text or json.")
     if known.quiet and known.log_format == "json":
@@ -148,7 +154,7 @@ def realign(args: Sequence[str]) -> int:
 
 def compare(args: Sequence[str]) -> int:
     """``fedloge compare``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fedloge compare",
         description="Run methods x seeds under the same conditions. Finished runs are skipped, so the same command "
         "resumes an interrupted comparison.",
@@ -158,27 +164,19 @@ def compare(args: Sequence[str]) -> int:
     parser.add_argument(
         "--config", required=True, metavar="FILE", help="for example configs/studies/compare_quick.yaml"
     )
-    known, overrides = parser.parse_known_args(args)
+    parser.add_argument("--dry_run", action="store_true", help=DRY_RUN)
+    known, overrides = _known(parser, args)
     read_mapping(known.config, "--config")
     _load("fedloge.experiments.live")
 
-    from rich.console import Console
+    from fedloge.experiments.compare import load_comparison, report_comparison
 
-    from fedloge.experiments.compare import comparison_table, load_comparison, write_comparison
-    from fedloge.experiments.live import CellProgress
-
-    plan = load_comparison(known.config, overrides)
-    with CellProgress() as progress:
-        plan.run(progress.update)
-    write_comparison(plan)
-    console = Console()
-    console.print(comparison_table(plan, console.width))
-    return _finish(plan)
+    return _run_plans([load_comparison(known.config, overrides)], report_comparison, "method", known.dry_run)
 
 
 def study(args: Sequence[str]) -> int:
     """``fedloge study``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fedloge study",
         description="Run tables and figures of the paper at a scale that fits the machine. Studies share runs, and "
         "finished ones are skipped, so the same command resumes an interrupted study.",
@@ -189,35 +187,24 @@ def study(args: Sequence[str]) -> int:
     parser.add_argument("--scale", default="tiny", help="tiny (digits, minutes), small (CIFAR-10, hours) or full")
     parser.add_argument("--output_dir", default="runs/studies", help="folder of tables and runs (runs/studies)")
     parser.add_argument("--jobs", type=int, help="runs at once; one per core by default (take 1 for a GPU)")
-    known, overrides = parser.parse_known_args(args)
+    parser.add_argument("--dry_run", action="store_true", help=DRY_RUN)
+    known, overrides = _known(parser, args)
     for file in known.files:
         read_mapping(file, "FILE")
     _load("fedloge.experiments.study_report")
 
-    from rich.console import Console
-
-    from fedloge.experiments.live import CellProgress
     from fedloge.experiments.study import load_study
-    from fedloge.experiments.study_report import banner, check_measures, study_rows, study_table, write_study
-    from fedloge.markup import rich_text
+    from fedloge.experiments.study_report import check_measures, report_study
 
-    console, code = Console(), 0
     plans = [load_study(file, known.scale, overrides, known.output_dir, known.jobs) for file in known.files]
     for plan in plans:
         check_measures(plan)
-    for plan in plans:
-        with CellProgress(console, rows="run") as progress:
-            plan.run(progress.update)
-        rows = study_rows(plan)
-        write_study(plan, rows)
-        console.print(rich_text(banner(plan).replace("**", "")), study_table(plan, rows), sep="\n\n")
-        code |= _finish(plan)
-    return code
+    return _run_plans(plans, report_study, "run", known.dry_run)
 
 
 def sweep(args: Sequence[str]) -> int:
     """``fedloge sweep``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fedloge sweep",
         description="Run a W&B sweep file on this machine, without a server: grid or random. Finished runs are "
         "skipped, so the same command resumes an interrupted sweep.",
@@ -230,25 +217,17 @@ def sweep(args: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, help="runs at once; one per core by default")
     parser.add_argument("--runs", type=int, dest="run_cap", help="runs at most; the file's run_cap by default")
     parser.add_argument("--seed", type=int, help="seed of random draws (0)")
-    known, overrides = parser.parse_known_args(args)
+    parser.add_argument("--dry_run", action="store_true", help=DRY_RUN)
+    known, overrides = _known(parser, args)
     settings = vars(known)
-    file = settings.pop("file")
+    file, dry_run = settings.pop("file"), settings.pop("dry_run")
     read_mapping(file, "FILE")
     _load("fedloge.experiments.sweep_report")
 
-    from rich.console import Console
-
-    from fedloge.experiments.live import CellProgress
     from fedloge.experiments.sweep import load_sweep
-    from fedloge.experiments.sweep_report import best_note, sweep_table, write_sweep
+    from fedloge.experiments.sweep_report import report_sweep
 
-    plan = load_sweep(file, overrides, **settings)
-    with CellProgress(rows="setting") as progress:
-        plan.run(progress.update)
-    rows = write_sweep(plan)
-    Console().print(sweep_table(rows))
-    print(best_note(plan, rows))
-    return _finish(plan)
+    return _run_plans([load_sweep(file, overrides, **settings)], report_sweep, "setting", dry_run)
 
 
 @drawn()
@@ -337,7 +316,7 @@ def embed(args: Sequence[str]) -> int:
 def report(args: Sequence[str]) -> int:
     """``fedloge report``."""
     description = "Write a report of one finished run, or of several side by side."
-    parser = argparse.ArgumentParser("fedloge report", description=description)
+    parser = Parser("fedloge report", description=description)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder")
     parser.add_argument("--output", help="file to write (RUN/report.html; report.html here for several runs)")
     parser.add_argument("--format", help="html, md, csv or png (by the ending of --output, else html)")
@@ -355,7 +334,7 @@ def report(args: Sequence[str]) -> int:
 @drawn()
 def analyze(args: Sequence[str]) -> int:
     """``fedloge analyze``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fedloge analyze",
         description="Feature degeneration, pruning, class means, angles and norms of heads, and neural collapse of the "
         "generic model of runs: tables, figures and a reading. Nothing is trained.",
@@ -367,7 +346,7 @@ def analyze(args: Sequence[str]) -> int:
     shown = "class whose features are drawn, by name or number; repeatable (one each of many, medium, few)"
     parser.add_argument("--class", dest="classes", metavar="NAME", action="append", default=[], help=shown)
     parser.add_argument("--state", default="last", help="last (as trained, the default) or final (after realignment)")
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _known(parser, args)
     if len(known.runs) > 1 and not known.output:
         raise FedlogeError("several runs need a folder for their common results. Give --output=DIR.")
     for run in known.runs:
@@ -394,9 +373,9 @@ def partition(args: Sequence[str]) -> int:
     """``fedloge partition``."""
     description = "Split the data as `fedloge fit` would, and show the split; nothing is trained."
     epilog = "Options of `fedloge fit` are accepted, --config among them."
-    parser = argparse.ArgumentParser("fedloge partition", description=description, epilog=epilog, allow_abbrev=False)
+    parser = Parser("fedloge partition", description=description, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--output", help="PNG file for a heat map of clients and classes")
-    known, options = parser.parse_known_args(args)
+    known, options = _known(parser, args)
     check_options(options, vars(known))
     _load()
 
@@ -415,7 +394,7 @@ def configs(args: Sequence[str]) -> int:
     from fedloge.system.configs import copy, listing, names
 
     description = "List the configurations that come with the package, or copy them. fit, compare, study, sweep, "
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fedloge configs",
         description=f"{description}partition and collapse take their names in place of a file.",
         usage="fedloge configs [copy NAME... DIR | copy --all DIR]",
@@ -442,7 +421,7 @@ def configs(args: Sequence[str]) -> int:
 def doctor(args: Sequence[str]) -> int:
     """``fedloge doctor``; returns 1 if a required package is missing, or the check of the GPU fails."""
     description = "Print the environment, versions, devices and missing packages."
-    parser = argparse.ArgumentParser(prog="fedloge doctor", description=description)
+    parser = Parser(prog="fedloge doctor", description=description)
     parser.add_argument("--gpu", action="store_true", help="also train a small network on the GPU, by captured steps")
     known = parser.parse_args(args)
 
@@ -467,15 +446,35 @@ def collapse(args: Sequence[str]) -> int:
     return main(args)
 
 
-def _finish(plan: Plan) -> int:
-    """Print the failures and the folder of the results; returns the exit code."""
+def _run_plans(plans: Sequence[Any], report: Callable[[Any, Any], None], rows: str, dry_run: bool) -> int:
+    """Run plans and report each; returns 1 if a run failed. A dry run lists the runs only."""
+    from rich.console import Console
+
+    from fedloge.experiments.live import CellProgress, list_cells
+    from fedloge.experiments.plan import check_plans
     from fedloge.experiments.tables import failures
 
-    failed = failures(plan.cells())
-    for line in failed:
-        print(line, file=sys.stderr)
-    print(f"everything is in {plan.output_dir}")
-    return 1 if failed else 0
+    check_plans(plans)
+    console, code = Console(), 0
+    for plan in plans:
+        if dry_run:
+            list_cells(plan.cells(), console)
+            continue
+        with CellProgress(console, rows) as progress:
+            plan.run(progress.update)
+        report(plan, console)
+        failed = failures(plan.cells())
+        for line in failed:
+            print(line, file=sys.stderr)
+        print(f"everything is in {plan.output_dir}")
+        code |= bool(failed)
+    return code
+
+
+def _known(parser: argparse.ArgumentParser, args: Sequence[str]) -> tuple[Any, list[str]]:
+    """The arguments that a verb knows, and options of ``fedloge fit``, in one word each."""
+    own = [flag for action in parser._actions for flag in action.option_strings]
+    return parser.parse_known_args(joined(args, (*own, *FLAGS)))
 
 
 def _parse(parser: argparse.ArgumentParser, args: Sequence[str], files: str = "") -> tuple[Any, list[str]]:
@@ -486,7 +485,7 @@ def _parse(parser: argparse.ArgumentParser, args: Sequence[str], files: str = ""
         args: The arguments.
         files: Name of an argument with files or folders to read.
     """
-    known, overrides = parser.parse_known_args(args)
+    known, overrides = _known(parser, args)
     check_options([*run_config(known.run), *overrides], vars(known))
     paths = getattr(known, files, [])
     check_paths(paths if isinstance(paths, list) else [paths])
@@ -501,7 +500,7 @@ def _load(module: str = "fedloge.config", quiet: bool = False) -> None:
 
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"fedloge {verb}", description=description, epilog=EPILOG)
+    parser = Parser(f"fedloge {verb}", description=description, epilog=EPILOG)
     parser.add_argument("run", metavar="RUN", help="a run folder")
     return parser
 

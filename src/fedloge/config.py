@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
+import json
 import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -26,7 +29,7 @@ from fedloge.executors import BY_NAME
 from fedloge.executors.client import quiet_lightning
 from fedloge.methods.base import Method
 from fedloge.models.base import Backbone
-from fedloge.options import HARMLESS, flatten, refuse_lost_overrides
+from fedloge.options import FLAGS, HARMLESS, flatten, joined, refuse_lost_overrides
 from fedloge.trainer import FederatedTrainer
 
 CLASSES = (*fedloge.methods.__all__, *fedloge.models.__all__, *fedloge.data.sources.__all__, *BY_NAME)
@@ -123,18 +126,82 @@ class SaveConfig(FederatedCallback):
         trainer.folder.write_text("config.yaml", self.text)
 
 
+class _ParserOnly(FedlogeCLI):
+    """The parser of ``fedloge fit``; nothing is parsed or made yet."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = Namespace()  # type: ignore[no-untyped-call]
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
 def build(args: Sequence[str]) -> FedlogeCLI:
     """Parse arguments and make the objects.
 
     Raises:
         FedlogeError: If an argument is wrong; one line, with the closest valid name where a key is unknown.
     """
+    with _one_line_errors(), warnings.catch_warnings():
+        # Lightning warns of `args` beside sys.argv, although they differ in the verb only.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        return FedlogeCLI(_prepared(args))
+
+
+def given_options(args: Sequence[str]) -> dict[str, Any]:
+    """Options that arguments of ``fedloge fit`` give, nested as in YAML, without defaults; nothing is made.
+
+    All spellings of an option give the same result. Classes of fedloge have their short names.
+
+    Raises:
+        FedlogeError: If an argument is wrong, as :func:`build`.
+    """
+    asked = next((arg for arg in args if re.match(r"-h$|--(.*\.)?(help|print_config|print_shtab)(=|$)", arg)), None)
+    if asked:
+        raise FedlogeError(f"{asked!r} shows something and trains nothing. Leave it out.")
+    with _one_line_errors():
+        parser = _parser()
+        options = parser.parse_args(_prepared(args), defaults=False)
+        options.pop("config", None)
+        content: dict[str, Any] = json.loads(parser.dump(options, format="json", skip_none=False, skip_validation=True))
+    return {name: _short(value, alone=name != "model") for name, value in content.items()}
+
+
+@cache
+def _parser() -> LightningArgumentParser:
+    return _ParserOnly([]).parser
+
+
+def _short(value: Any, alone: bool = True) -> Any:
+    """Options with short names of classes; a class without arguments is its name, if it may stand ``alone``."""
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    options = {key: _short(item) for key, item in value.items()}
+    package, _, name = str(options.get("class_path", "")).rpartition(".")
+    if package.partition(".")[0] == "fedloge" and name in CLASSES:
+        options["class_path"] = name
+    return options["class_path"] if alone and options.keys() == {"class_path"} else options
+
+
+def _prepared(args: Sequence[str]) -> list[str]:
+    """Arguments after the checks that jsonargparse does not make; classes may be modules of the current folder."""
+    args = joined(args, FLAGS)
     refuse_lost_overrides(args)
-    args = _executor_class(args)
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # class_path may name a module in the current folder
+        sys.path.insert(0, os.getcwd())
+    return _executor_class(args)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn jsonargparse's complaints into errors of one line."""
     try:
-        return _cli(args)
+        yield
     except ArgumentError as error:
         raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
     except ModuleNotFoundError as error:
@@ -149,17 +216,8 @@ def build(args: Sequence[str]) -> FedlogeCLI:
 
 def help_text() -> str:
     """Help of all options, as jsonargparse formats it."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        _cli(["--help"])
-    return text.getvalue()
-
-
-def _cli(args: Sequence[str]) -> FedlogeCLI:
-    with warnings.catch_warnings():
-        # Lightning warns of `args` beside sys.argv, although they differ in the verb only.
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-        return FedlogeCLI(args)
+    text: str = _parser().format_help()
+    return text
 
 
 def _executor_class(args: Sequence[str]) -> list[str]:

@@ -74,6 +74,9 @@ def one_line(message: str, names: Sequence[str], classes: Sequence[str] = ()) ->
         closest = did_you_mean(missing[1], classes)
         return f"{keys}: there is no class {missing[1]!r}.{closest}{listed} Write a class of your own as module.Class."
     mismatch = re.search(r"Expected an? (.+)\. Got value: (.*)", message)
+    nested = mismatch and re.match(r"NestedArg\(key='(.*)', val=", mismatch[2])
+    if nested:
+        return f"there is no option {f'{keys}.{nested[1]}'!r}: {keys} has no options of its own."
     if mismatch:
         return f"{keys}={mismatch[2]} is not of the expected type, {mismatch[1].replace('typing.', '')}."
     problem = re.sub(r"\s*\n\s*", " ", re.split(r'Parser key "[\w.]+":', message)[-1]).strip()

@@ -18,7 +18,6 @@ from fedloge.experiments.compare import (
 from fedloge.experiments.plan import Plan
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
-from fedloge.options import override_value
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "configs" / "studies" / "compare_quick.yaml"
@@ -108,9 +107,18 @@ def test_other_options_are_not_mixed_into_a_study(study, capsys):
         ("--methods=3", "methods=3 must be a mapping"),
         ("--seeds=x", "seeds='x' must be a whole number or a list"),
         ("--jobs=0", "jobs=0 must be at least 1"),
-        ("--trainr.rounds=2", "trainr={'rounds': 2} is not supported. Known keys are output_dir"),
+        ("--trainr.rounds=2", "there is no option 'trainr.rounds'. Did you mean 'trainer'?"),
         ("rounds", "'rounds' is not an option"),
-        ("--trainer.rounds.x=2", "rounds is not a section"),
+        ("--trainer.rounds.x=2", "no option 'trainer.rounds.x'"),
+        ("--methods.FedAvg.lr.x=2", "model.lr={'x': 2} is not of the expected type"),
+        ("--methods.FedAvg.gamma=2", "there is no option 'gamma' in fedloge.FedAvg"),
+        ("--model=FedPer", "'--model=FedPer' has no effect here: the rows name the methods"),
+        ("--model.class_path=FedPer", "has no effect here"),
+        ("--trainer.run_dir=x", "has no effect here: runs are written below --output_dir"),
+        ("--report=true", "has no effect here"),
+        ("--trainer.seed=3", "trainer.seed=3 has no effect beside seeds=[0, 1]"),
+        ("--seed_everything=3", "trainer.seed=3 has no effect beside seeds=[0, 1]"),
+        ("--jobs=true", "jobs=True must be a whole number"),
         ("--methods.FedAvg=3", "methods.FedAvg=3 must be a mapping"),
     ],
 )
@@ -121,19 +129,37 @@ def test_bad_studies_get_one_line(override, message, capsys):
     assert message in error
 
 
+COLLIDING = {
+    "{FedAvg: {lr: 0.01}, 'FedAvg*': {class_path: FedAvg, lr: 0.3}}": "name='FedAvg*' needs the same folder",
+    "{FedAvg: {}, fedavg: {class_path: FedAvg}}": "name='fedavg' needs the same folder as 'FedAvg'",
+    "{FedAvg: {}, FedAvg: {lr: 0.1}}": "the key 'FedAvg' stands twice",
+    "{'***': {class_path: FedAvg}}": "name='***' cannot be the name of a folder",
+}
+
+
+@pytest.mark.parametrize("methods", COLLIDING)
+def test_names_that_collide_are_refused_before_anything_runs(methods, tmp_path, capsys):
+    path = tmp_path / "names.yaml"
+    sections = {key: yaml.safe_load(QUICK.read_text())[key] for key in ("trainer", "model", "data")}
+    path.write_text(yaml.safe_dump({**sections, "output_dir": str(tmp_path / "out")}) + f"methods: {methods}\n")
+    assert main(["compare", "--config", str(path)]) == 2
+    assert COLLIDING[methods] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_with_a_dot_in_its_name_can_be_changed():
+    plan = load_comparison(QUICK, ["--methods.FedLoGe, γ 0.1.gamma", "0.2", "--output_dir", "x", "--seeds=0"])
+    options = {cell.name: cell.options["model"]["init_args"].get("gamma") for cell in plan.cells()}
+    assert options["FedLoGe, γ 0.1"] == 0.2
+    assert str(plan.output_dir) == "x"
+
+
 def test_a_missing_file_is_named(capsys, tmp_path):
     assert main(["compare", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml' cannot be read" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(FedlogeError, match="is not YAML"):
         load_comparison(tmp_path / "bad.yaml")
-
-
-def test_overrides_go_where_they_belong():
-    content = {"model": {"init_args": {"lr": 1.0}}}
-    override_value(content, "--model.gamma=0.5")
-    override_value(content, "--trainer.rounds=2")
-    assert content == {"model": {"init_args": {"lr": 1.0, "gamma": 0.5}}, "trainer": {"rounds": 2}}
 
 
 @pytest.mark.parametrize("study", sorted(QUICK.parent.glob("compare_*.yaml")), ids=lambda path: path.stem)

@@ -11,7 +11,6 @@ import yaml
 from fedloge.errors import RunError
 from fedloge.experiments import runner
 from fedloge.experiments.runner import Cell, fit_cell, run_cells
-from fedloge.options import merged
 from fedloge.runs.folder import RunFolder
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -20,16 +19,22 @@ SHORT = {"rounds": 2, "local_epochs": 1, "evaluate_every": 1, "accelerator": "cp
 
 
 def test_a_cell_is_a_fit(tmp_path):
-    options = merged(yaml.safe_load(QUICKSTART.read_text()), {"trainer": SHORT})
+    options = yaml.safe_load(QUICKSTART.read_text())
+    trainer = options["trainer"] | SHORT
+    options["trainer"] = trainer
     cell = Cell("FedLoGe", 0, options, tmp_path)
     cell.config.write_text(yaml.safe_dump(cell.options))
     fit_cell(cell)
     assert cell.done
     assert cell.read("summary.json")["rounds"] == 2
     cell.check()
-    cell.options = merged(options, {"trainer": {"executor": "serial"}})  # changes no result
+    cell.options = options | {"trainer": trainer | {"executor": "serial"}}  # changes no result
     cell.check()
-    cell.options = merged(options, {"trainer": {"rounds": 3}})
+    cell.options = options | {"data": options["data"] | {"source": {"class_path": "Digits"}}}
+    cell.config.write_text(yaml.safe_dump(cell.options))  # another spelling
+    cell.options = options
+    cell.check()
+    cell.options = options | {"trainer": trainer | {"rounds": 3}}
     with pytest.raises(RunError, match=r"trainer\.rounds: 2 there, 3 now"):
         cell.check()
 

@@ -71,11 +71,14 @@ def test_every_printed_number_is_the_papers():
         ({"rows": {"a": {"methd": 1}}}, r"rows\.a: methd=1 is not supported"),
         ({"rows": {"a": {"options": [1]}}}, r"options=\[1\] must be a mapping"),
         ({"rows": {"a": {"realign": [1]}}}, r"realign=\[1\] must be a mapping"),
-        ({"rows": {"a": {"printed": {"mild": {"GM": "42.3"}}}}}, "printed.GM='42.3' must be a number"),
+        ({"rows": {"a": {"printed": {"mild": {"GM": "42.3"}}}}}, "printed: GM='42.3' must be a number"),
         ({"notes": "hello"}, "notes='hello' must be a list"),
         ({"at": 3}, "at=3 must be a mapping"),
         ({"at": {"tiny": 3}}, r"at\.tiny=3 must be a mapping"),
-        ({"notes": [{"a": "b"}]}, r"notes=\{'a': 'b'\} must be a string. Quote the note"),
+        ({"notes": [{"a": "b"}]}, r"notes=\{'a': 'b'\} must be a string. Quote it"),
+        ({"reach": {"tiny": "a"}}, "reach: tiny='a' must be a number"),
+        ({"at": {"tiny": {"colour": 1}}}, "no option 'colour'"),
+        ({"at": {"tiny": {"data.alpha": "x"}}}, "data.alpha=x is not of the expected type"),
         ({"at": {"tiny": {"seeds": "x"}}}, "seeds='x' must be a whole number or a list"),
         ({"settings": {"mild": {"options": [1]}}}, r"settings\.mild: options=\[1\] must be a mapping"),
         ({"colour": 1}, "colour=1 is not supported"),
@@ -88,9 +91,18 @@ def test_bad_studies_are_refused(tmp_path, changes, message, written):
         load_study(written(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("override", ["--model=FedAvg", "--model.class_path=FedAvg", "--methods=3", "--trainer=5", "x"])
-def test_bad_overrides_are_refused(tmp_path, override, written):
-    with pytest.raises(FedlogeError, match="cannot be given to a study"):
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--model=FedAvg", "has no effect here: the rows name the methods"),
+        ("--model.class_path=FedAvg", "has no effect here"),
+        ("--methods=3", "no option 'methods'"),
+        ("--trainer=5", "trainer"),
+        ("x", "is not an option"),
+    ],
+)
+def test_bad_overrides_are_refused(tmp_path, override, message, written):
+    with pytest.raises(FedlogeError, match=message):
         load_study(written(tmp_path), overrides=[override])
     with pytest.raises(FedlogeError, match="nothing is trained"):
         load_study(ROOT / "configs/studies/table6.yaml", overrides=["--trainer.rounds=2"])
@@ -109,11 +121,24 @@ def test_the_command_line_stands_above_the_scale_and_below_the_row(tmp_path, wri
 
 
 def test_other_images_are_other_runs(tmp_path, written):
-    runs = [
-        load_study(written(tmp_path), overrides=[f"--data.source.init_args.root={root}"]).cells()[0].run
-        for root in ("here", "there")
-    ]
-    assert runs[0] != runs[1]
+    roots = [f"--data.source={{class_path: ImageFolder, init_args: {{root: {root}}}}}" for root in ("here", "there")]
+    runs = {load_study(written(tmp_path), overrides=[root]).cells()[0].run for root in roots}
+    assert len(runs) == 2
+
+
+def test_studies_of_one_name_are_refused_before_anything_runs(tmp_path, capsys, written):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    files = [str(written(tmp_path / name)) for name in ("a", "b")]
+    assert main(["study", *files, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "would be written by two of the files" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_rows_are_checked_before_anything_runs(tmp_path, written):
+    for row in ({"options": {"gama": 1}}, {"realign": {"gama": 1}}):
+        with pytest.raises(FedlogeError, match=r"no option 'gama'.*Did you mean 'gamma'"):
+            load_study(written(tmp_path, rows={"a": row}))
 
 
 def test_no_jobs_are_refused(tmp_path, capsys, written):

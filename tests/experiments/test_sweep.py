@@ -6,8 +6,7 @@ import yaml
 from fedloge.cli import main
 from fedloge.config import build
 from fedloge.errors import FedlogeError
-from fedloge.experiments.sweep import command_options, load_sweep, read_parameter
-from fedloge.options import set_option
+from fedloge.experiments.sweep import command_words, load_sweep, read_parameter, read_parameters
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "configs" / "sweeps" / "gamma_beta.yaml"
@@ -65,17 +64,6 @@ def test_seeds_are_combined_with_every_setting(content, tmp_path):
     assert [len(row.cells) for row in drawn.rows] == [2, 2, 2]
 
 
-def test_values_are_read_as_the_command_line_reads_them():
-    options = {}
-    values = {"a.b": "null", "a.c": None, "a.d": 1e-5, "a.e": True, "a.f": "text", "model.head_lr": 0.1}
-    for name, value in values.items():
-        set_option(options, name, value)
-    assert options["a"] == {"b": None, "c": None, "d": 1e-5, "e": True, "f": "text"}
-    assert options["model"] == {"init_args": {"head_lr": 0.1}}
-    set_option(options, "model.backbone.class_path", "SmallCNN")
-    assert options["model"]["init_args"]["backbone"] == {"class_path": "SmallCNN"}
-
-
 def test_the_command_that_the_agent_runs_is_understood(content):
     """W&B's own code makes the command line from the file; fedloge must read it."""
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
@@ -121,24 +109,34 @@ def test_other_bad_files(content, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "said", [3, {"values": []}, {"min": 1}, {"min": 2, "max": 1}, {"values": [1], "probabilities": [0.5, 0.5]}]
+    "said",
+    [
+        *({"values": []}, {"values": 3}, {"values": [None]}, {"value": None}, {"parameters": 3}),
+        *({"min": 1}, {"min": 2, "max": 1}, {"min": "a", "max": "b"}, {"min": False, "max": True}),
+        *({"min": 0.0, "max": float("inf")}, {"min": 0, "max": 1, "distribution": "q_uniform", "q": 0}),
+        *({"values": [1], "probabilities": weights} for weights in ([0.5, 0.5], 3, ["a"], [0], [-1])),
+    ],
 )
 def test_bad_parameters(said):
-    with pytest.raises(FedlogeError, match=r"parameters\.x="):
-        read_parameter("x", said)
+    with pytest.raises(FedlogeError, match=r"parameters[.:] ?x"):
+        list(read_parameters({"parameters": {"x": said}}, "FILE"))
+
+
+def test_bad_ranges_and_entries():
+    with pytest.raises(FedlogeError, match=r"FILE: parameters\.x=3 must be a mapping"):
+        list(read_parameters({"parameters": {"x": 3}}, "FILE"))
     with pytest.raises(FedlogeError, match="must be positive"):
         read_parameter("x", {"min": 0.0, "max": 1.0, "distribution": "log_uniform_values"})
     with pytest.raises(FedlogeError, match="distribution='beta'"):
         read_parameter("x", {"min": 0.0, "max": 1.0, "distribution": "beta"})
 
 
-def test_words_before_and_after_in_a_command(tmp_path):
-    config = tmp_path / "with a space.yaml"
-    config.write_text("trainer: {rounds: 3}\n")
-    python = ["${env}", "python", "-m", "fedloge", "fit", "--config", str(config), "--model=FedAvg", "${args}"]
-    assert command_options(python) == {"trainer": {"rounds": 3}, "model": "FedAvg"}
-    joined = ["fedloge", "fit", f"--config={config}", "${args}", "--trainer.logger=wandb"]
-    assert command_options(joined) == {"trainer": {"rounds": 3}}
+def test_words_before_and_after_in_a_command(monkeypatch):
+    monkeypatch.setenv("CONFIG", "with a space.yaml")
+    python = ["${env}", "python", "-m", "fedloge", "fit", "--config", "${envvar:CONFIG}", "--model=FedAvg", "${args}"]
+    assert command_words(python) == (["--config=with a space.yaml", "--model=FedAvg"], [])
+    shown = ["fedloge", "fit", "--quiet", "--config=x", "${args}", "--trainer.logger", "wandb", "--trainer.rounds", 3]
+    assert command_words(shown) == (["--config=x"], ["--trainer.rounds=3"])
     for bad in (None, ["fedloge", "fit", "--config", "x"], ["fedloge", "test", "${args}"]):
         with pytest.raises(FedlogeError, match="is not a `fedloge fit`"):
-            command_options(bad)
+            command_words(bad)

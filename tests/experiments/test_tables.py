@@ -21,7 +21,7 @@ def test_a_text_has_our_value_and_the_papers(tmp_path):
     values = {"GM": [0.4, 0.5], "first round": [2.0], "PM": []}
     both = row(tmp_path, printed={"GM": 0.435, "first round": 83}, values=values)
     assert both.text(GM) == "45.0 ± 7.1 (43.50)"
-    assert both.text(KNOWN["first round"]) == "2.0, 1 of 2 seeds (83)"
+    assert both.text(KNOWN["first round"][0]) == "2.0, 1 of 2 seeds (83)"
     assert both.text(PM) == "none"
     assert both.text(MEGABYTES) == ""  # not a column of this row
 
@@ -48,6 +48,24 @@ def test_runs_whose_means_leave_clients_out_are_named(tmp_path):
         f"a, seed 2; a, seed 3: {missing}",
         "a, seed 4: Client 3 failed in 1 of its 9 rounds: ValueError: no loss.",
     ]
+
+
+def test_a_failed_run_shows_no_number_of_its_folder(tmp_path):
+    """Its folder may hold a summary all the same, of a run that failed after it or of another one."""
+    both = row(tmp_path)
+    both.cells[1].error = "broken"
+    assert [cell.seed for cell in both.done] == [0]
+    both.cells[0].error = "broken too"
+    failed = both.measured(both.summaries, [GM])
+    assert failed.values == {"GM": []}
+    assert failed.text(GM) == "failed"
+    assert csv_values(failed, [GM]) == ["", ""]
+    assert failed.failed == "seed 0: broken too; seed 1: broken"
+
+
+def test_rows_with_the_same_label_stay_two():
+    rows = [Row(name, values={"GM": [value]}) for name, value in (("a", 0.5), ("a", 0.25))]
+    assert [line[1] for line in table(rows, [GM], ["x"], lambda row: [row.name]).rows] == ["50.0", "25.0"]
 
 
 def test_costs_are_means_and_csv_has_megabytes(tmp_path):

@@ -6,18 +6,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from fedloge.experiments import tables
-from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, slug, typed
+from fedloge.experiments.plan import SECTIONS, Plan, method_options, named, seeded, seeds_of, slug, typed
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
 from fedloge.markup import markdown_text
-from fedloge.options import override_value, read_mapping
+from fedloge.options import arguments, read_mapping, set_own
 from fedloge.runs.measures import (
     BEST,
     COSTS,
@@ -32,10 +32,8 @@ from fedloge.runs.measures import (
 )
 from fedloge.tables import Table
 
-KEYS: Mapping[str, type] = {
-    **{"output_dir": str, "seeds": object, "jobs": int, "metric": str, "methods": dict},
-    **SECTIONS,
-}
+OWN: Mapping[str, type] = {"output_dir": str, "seeds": object, "jobs": int, "metric": str, "methods": dict}
+"""Keys of a comparison's file beside the sections of a run."""
 
 MAIN = (*GENERIC, PM, WORST_TENTH, *LAST10, *COSTS)
 COLUMNS = (*GENERIC, PM, WORST_TENTH, *LAST10, *BEST, *COSTS, MASKED)
@@ -64,26 +62,17 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
         FedlogeError: If the file or an override is malformed.
     """
     content = read_mapping(path, "--config")
-    for override in overrides:
-        override_value(content, override)
-    content = typed(content, KEYS, str(path))
-    seeds = read_seeds(content.get("seeds", 0))
-    base = {key: content[key] for key in SECTIONS if key in content}
+    common = set_own(content, overrides, list(OWN))
+    content = typed(content, {**OWN, **SECTIONS}, str(path))
     output_dir = Path(content.get("output_dir", f"runs/{Path(path).stem}"))
     rows = []
-    for name, arguments in named(content, "methods", {}, str(path)).items():
-        options = with_method(base, name, arguments)
-        cells = [Cell(name, seed, seeded(options, seed), output_dir / slug(name)) for seed in seeds]
-        rows.append(Row(name, cells))
+    for name, entry in named(content, "methods", {}, str(path)).items():
+        own = {key: value for key, value in entry.items() if key != "class_path"}
+        method = str(entry.get("class_path", name))
+        options = method_options(content, method, [*common, *arguments(own, "model.")])
+        folder, seeds = output_dir / slug(name), seeds_of(options, content.get("seeds"))
+        rows.append(Row(name, [Cell(name, seed, seeded(options, seed), folder) for seed in seeds]))
     return Comparison(rows=rows, output_dir=output_dir, jobs=content.get("jobs"), metric=content.get("metric"))
-
-
-def with_method(base: Mapping[str, Any], name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a method's runs; its class is ``name`` unless the arguments have a ``class_path``."""
-    model = base.get("model", {})
-    own = {key: value for key, value in arguments.items() if key != "class_path"}
-    class_path = arguments.get("class_path", name)
-    return {**base, "model": {**model, "class_path": class_path, "init_args": {**model.get("init_args", {}), **own}}}
 
 
 def comparison_rows(plan: Plan) -> list[Row]:
@@ -97,6 +86,12 @@ def comparison_rows(plan: Plan) -> list[Row]:
             trained = replace(row, name=f"{row.name}, not {summaries[0]['finalized']}", cells=row.done)
             rows.append(trained.measured(before, (*GENERIC, PM, WORST_TENTH)))
     return rows
+
+
+def report_comparison(plan: Comparison, console: Console) -> None:
+    """Write the results and print the table."""
+    write_comparison(plan)
+    console.print(comparison_table(plan, console.width))
 
 
 def write_comparison(plan: Plan) -> None:

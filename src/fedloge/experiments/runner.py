@@ -6,19 +6,18 @@ import json
 import os
 import shutil
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedloge.checks import check_least
+from fedloge.config import given_options
 from fedloge.errors import FedlogeError, RunError
-from fedloge.options import Options, meaning
+from fedloge.options import Options, dump, meaning, read_mapping
 from fedloge.system.interrupts import Interrupts, end_with_parent, forkserver_context, terminate_self
 from fedloge.system.output import Lenient
 
@@ -60,8 +59,24 @@ class Cell:
 
     @property
     def done(self) -> bool:
-        """Whether the run is finished."""
-        return (self.run / "summary.json").is_file()
+        """Whether the run is finished and did not fail."""
+        return not self.error and (self.run / "summary.json").is_file()
+
+    @property
+    def share(self) -> float:
+        """Evaluated part of the rounds; a run that ended has nothing left."""
+        if self.done or self.error:
+            return 1.0
+        rounds = self.options.get("trainer", {}).get("rounds")
+        return min(self.round / rounds, 1.0) if rounds else 0.0
+
+    @property
+    def round(self) -> int:
+        """Last evaluated round; 0 if there is none."""
+        metrics = self.run / "metrics.csv"
+        last = metrics.read_text(encoding="utf-8").rstrip().rpartition("\n")[2] if metrics.is_file() else ""
+        number = last.partition(",")[0]
+        return int(number) if number.isdecimal() else 0
 
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the run folder."""
@@ -76,8 +91,10 @@ class Cell:
         """
         if not self.run.exists():
             return
-        old = meaning(yaml.safe_load(self.config.read_text(encoding="utf-8"))) if self.config.is_file() else {}
-        new = meaning(self.options)
+        old, new = meaning(read_mapping(self.config, "options")) if self.config.is_file() else {}, meaning(self.options)
+        if old and old != new and self.source is None:
+            with suppress(FedlogeError):  # it may be spelled otherwise
+                old = meaning(given_options(["--config", str(self.config)]))
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if differing:
             key = differing[0]
@@ -103,7 +120,6 @@ def run_cells(
     Raises:
         RunError: If a cell's run exists and was made with other options.
     """
-    check_least("jobs", jobs, 1)
     from fedloge.system.storage import clear_os_errors, write_whole
 
     for cell in cells:
@@ -122,11 +138,11 @@ def run_cells(
                 waiting.remove(cell)
                 with clear_os_errors(str(cell.folder)):
                     cell.folder.mkdir(parents=True, exist_ok=True)
-                    write_whole(cell.config, yaml.safe_dump(cell.options, sort_keys=False, allow_unicode=True))
+                    write_whole(cell.config, dump(cell.options))
                 process = start(target=_in_child, args=(cell,))
                 process.start()
                 running.append((cell, process))
-            time.sleep(0.05)
+            wait([process.sentinel for _, process in running], timeout=0.5)
             for cell, process in [pair for pair in running if not pair[1].is_alive()]:
                 running.remove((cell, process))
                 cell.error = None if process.exitcode == 0 else _last_line(cell.log)

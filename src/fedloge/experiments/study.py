@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,21 @@ from typing import Any
 
 from fedloge.checks import check_choice
 from fedloge.errors import ConfigError, FedlogeError
-from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, slug, typed
+from fedloge.experiments.plan import SECTIONS, Plan, digest, method_options, named, seeded, seeds_of, slug, typed
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
-from fedloge.options import EXECUTION, flatten, meaning, merged, override_value, read_mapping, set_option
+from fedloge.options import (
+    EXECUTION,
+    Options,
+    arguments,
+    flatten,
+    joined,
+    meaning,
+    option_name,
+    read_mapping,
+    set_own,
+    value_of,
+)
 from fedloge.system.configs import beside
 
 SCALES = ("tiny", "small", "full")
@@ -35,9 +45,6 @@ FRAME_KEYS: Mapping[str, type] = {"num_classes": int, "dim": int}
 
 FRAME_OPTIONS = ("beta", "gamma", "solver", "frame")
 """Options of a row of an untrained study: those of :func:`fedloge.etf.sse_c`."""
-
-OVERRIDE = re.compile(r"--(seeds|(trainer|data)\.[\w.]+|model\.(?!class_path\b)[\w.]+)=")
-"""Options that may be given for all runs of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,30 +99,21 @@ def load_study(
     """
     path = Path(path)
     check_choice("scale", scale, SCALES)
-    for override in overrides:
-        if not OVERRIDE.match(override):
-            remedy = "Write --seeds=0,1, or an option of `fedloge fit` such as --trainer.rounds=2 or --model.lr=0.1"
-            raise FedlogeError(f"{override!r} cannot be given to a study. {remedy}.")
+    overrides = joined(overrides)
     content = typed(read_mapping(path, "FILE"), STUDY_KEYS, str(path))
-    kind = content.get("kind", "table")
-    check_choice(f"{path}: kind", kind, KINDS)
-    rows = named(content, "rows", ROW_KEYS, str(path))
-    if kind == "curve" and not all(map(_is_number, rows)):
-        raise ConfigError(f"{path}: rows", list(rows), "of a curve must be numbers", "For example '0.1'.")
-    for note in content.get("notes", ()):
-        if not isinstance(note, str):
-            remedy = "Quote the note: YAML reads a colon followed by a space as a mapping."
-            raise ConfigError(f"{path}: notes", note, "must be a string", remedy)
+    kind, rows = content.get("kind", "table"), named(content, "rows", ROW_KEYS, str(path))
+    _check(content, kind, rows, path)
     at = typed(content.get("at", {}).get(scale) or {}, FRAME_KEYS if kind in UNTRAINED else {}, f"{path}: at.{scale}")
     if kind in UNTRAINED:
         found: dict[str, Any] = _untrained(rows, at, path, scale, overrides)
     else:
-        settings = _settings(content, at, path, scale)
-        runs = Runs(Path(output_dir) / scale / "cells", overrides)
+        settings = _settings(content, at, path, scale, overrides)
+        kept = {setting.name for setting in settings}
+        folder, made = Path(output_dir) / scale / "cells", dict[Path, Cell]()
         found = {
-            "rows": [runs.row(name, row, *setting) for setting in settings.items() for name, row in rows.items()],
-            "about": "; ".join(dict.fromkeys(runs.about(base, at) for base in settings.values())),
-            "left_out": [str(name) for name in content.get("settings", ()) if str(name) not in settings],
+            "rows": [setting.row(name, row, folder, made) for setting in settings for name, row in rows.items()],
+            "about": "; ".join(dict.fromkeys(setting.about for setting in settings)),
+            "left_out": [str(name) for name in content.get("settings", ()) if str(name) not in kept],
         }
     return Study(
         **{key: content[key] for key in ("paper", "notes", "measures", "x") if key in content},
@@ -127,6 +125,19 @@ def load_study(
         output_dir=Path(output_dir) / scale / path.stem,
         jobs=jobs,
     )
+
+
+def _check(content: Mapping[str, Any], kind: str, rows: Mapping[str, Any], path: Path) -> None:
+    """Check what a file holds beside its runs."""
+    check_choice(f"{path}: kind", kind, KINDS)
+    if kind == "curve" and not all(map(_is_number, rows)):
+        raise ConfigError(f"{path}: rows", list(rows), "of a curve must be numbers", "For example '0.1'.")
+    for key in ("notes", "measures"):
+        for text in content.get(key, ()):
+            if not isinstance(text, str):
+                remedy = "Quote it: YAML reads a colon followed by a space as a mapping."
+                raise ConfigError(f"{path}: {key}", text, "must be a string", remedy)
+    typed(content.get("reach", {}), dict.fromkeys(SCALES, float), f"{path}: reach")
 
 
 def _untrained(
@@ -143,81 +154,96 @@ def _untrained(
                 remedy = f"Known options are {', '.join(FRAME_OPTIONS)}."
                 raise ConfigError(f"rows.{name}.options.{key}", value, "is no option of SSE-C", remedy)
     about = f"C = {shape['num_classes']}, d = {shape['dim']}; nothing is trained"
-    own = [Row(name, options=row.get("options", {}), printed=row.get("printed", {})) for name, row in rows.items()]
+    own = [
+        Row(name, options=row.get("options", {}), printed=_printed(name, row.get("printed", {})))
+        for name, row in rows.items()
+    ]
     return {"about": about, "rows": own, "shape": shape}
 
 
-def _settings(content: Mapping[str, Any], at: Mapping[str, Any], path: Path, scale: str) -> dict[str, dict[str, Any]]:
-    """Common options of the runs in each setting that the scale has."""
+@dataclass(frozen=True)
+class Setting:
+    """Conditions of runs.
+
+    Args:
+        name: Name of the setting; empty if a study has only one.
+        scale: Content of the scale's file, with what the study changes of it.
+        changed: Options of ``fedloge fit`` that the study changes.
+        given: Those of the command line.
+        about: The scale in words, with what the study and the command line change.
+    """
+
+    name: str
+    scale: Options
+    changed: Sequence[str]
+    given: Sequence[str]
+    about: str
+
+    def row(self, name: str, row: Options, folder: Path, made: dict[Path, Cell]) -> Row:
+        """A row and its runs; the same options and seed give the same run, also in other studies.
+
+        Later options win: the scale's, its method's, the command line's, the row's own.
+
+        Args:
+            name: Name of the row.
+            row: Its entry in the study's file.
+            folder: Folder of all runs.
+            made: Runs of other rows by their folders; those of this row are added.
+        """
+        method, own, realign = row.get("method", "FedLoGe"), row.get("options", {}), row.get("realign", {})
+        defaults = typed(self.scale.get("methods", {}).get(method) or {}, {}, f"methods.{method}")
+        words = [*self.changed, *arguments(defaults, "model."), *self.given, *arguments(own, "model.")]
+        options = method_options(self.scale, method, words)
+        folder /= slug(f"{options['model']['class_path']}-{_digest(_as_written(options, self.scale, words))}")
+        label = " ".join([method, *_words(own), *([self.name] if self.name else [])])
+        seeds = seeds_of(options, self.scale.get("seeds"))
+        cells = [Cell(label, seed, seeded(options, seed), folder) for seed in seeds]
+        cells = [made.setdefault(cell.run, cell) for cell in cells]
+        if realign:
+            method_options(self.scale, method, [*words, *arguments(realign, "model.")])
+            folder = Path(f"{folder}-{_digest(flatten(realign))}")
+            label = " ".join([f"{label}, realigned:", *_words(realign)])
+            cells = [Cell(label, cell.seed, dict(realign), folder, cell) for cell in cells]
+            cells = [made.setdefault(cell.run, cell) for cell in cells]
+        printed = row.get("printed", {})
+        printed = printed.get(self.name) or {} if self.name else printed
+        return Row(name, cells, self.name, own, _printed(name, printed))
+
+
+def _settings(
+    content: Mapping[str, Any], at: Mapping[str, Any], path: Path, scale: str, overrides: Sequence[str]
+) -> list[Setting]:
+    """The settings that the scale has."""
     entries = named(content, "settings", SETTING_KEYS, str(path)) if "settings" in content else {"": {}}
-    scales = {setting: {**content.get("scales", {}), **entry.get("scales", {})} for setting, entry in entries.items()}
-    found: dict[str, dict[str, Any]] = {}
-    for setting, files in scales.items():
+    scales = {name: {**content.get("scales", {}), **entry.get("scales", {})} for name, entry in entries.items()}
+    found = []
+    for name, files in scales.items():
         if files.get(scale) is not None:
             file = beside(path, str(files[scale]))
             base = typed(read_mapping(file, "scales"), SCALE_KEYS, str(files[scale]))
-            found[setting] = {"about": str(files[scale]), **base}
-            for name, value in {**at, **entries[setting].get("options", {})}.items():
-                set_option(found[setting], str(name), value)
+            words = arguments({**at, **entries[name].get("options", {})})
+            changed = set_own(base, words, ("about", "seeds", "methods"))
+            given = set_own(base, overrides, ("seeds",))
+            about = _about(str(base.get("about", files[scale])), at, overrides)
+            found.append(Setting(name, base, changed, given, about))
     if not found:
         known = [each for each in SCALES if any(files.get(each) for files in scales.values())]
         raise ConfigError("scale", scale, f"is not one of {str(path)!r}", f"It has {', '.join(known)}.")
     return found
 
 
-class Runs:
-    """Makes the runs of a study; the same options and seed give the same run, also in other studies.
+def _about(scale: str, at: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """A scale in words, with the options that the study and the command line change."""
+    unnamed = (*EXECUTION, "data.source.root")
+    given = [word.removeprefix("--") for word in overrides if not option_name(word).startswith(unnamed)]
+    changes = " ".join([*_words(at), *given])
+    return f"{scale}, with {changes}" if changes else scale
 
-    Args:
-        folder: Folder of the runs.
-        overrides: Options of all runs, as on the command line.
-    """
 
-    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
-        self.folder, self.overrides = folder, overrides
-        self._given: dict[str, Any] = {}
-        self._made: dict[Path, Cell] = {}
-        for override in overrides:
-            override_value(self._given, override)
-
-    def about(self, base: Mapping[str, Any], at: Mapping[str, Any]) -> str:
-        """A setting's scale in words, with the options that the study and the command line change."""
-        unnamed = tuple(f"--{name}" for name in (*EXECUTION, "data.source.init_args.root"))
-        given = [override.removeprefix("--") for override in self.overrides if not override.startswith(unnamed)]
-        changes = " ".join([*_words(at), *given])
-        return f"{base['about']}, with {changes}" if changes else str(base["about"])
-
-    def row(self, name: str, row: Mapping[str, Any], setting: str, base: Mapping[str, Any]) -> Row:
-        """A row and its runs. Later options win: the scale's, its method's, the command line's, the row's own."""
-        method, own, given = row.get("method", "FedLoGe"), row.get("options", {}), self._given
-        options = merged(*({key: each[key] for key in SECTIONS if key in each} for each in (base, given)))
-        defaults = {"init_args": base.get("methods", {}).get(method) or {}}
-        asked = given.get("model", {}), {"class_path": method, "init_args": own}
-        options["model"] = merged(base.get("model", {}), defaults, *asked)
-        printed = row.get("printed", {})
-        printed = printed.get(setting) or {} if setting else printed
-        for measure, value in printed.items():
-            if not isinstance(value, int | float):
-                remedy = "Write it as printed."
-                raise ConfigError(f"rows.{name}.printed.{measure}", value, "must be a number", remedy)
-        label = " ".join([method, *_words(own), *([setting] if setting else [])])
-        seeds = read_seeds(given.get("seeds", base.get("seeds", 0)))
-        return Row(name, self._cells(label, options, row.get("realign", {}), seeds), setting, own, printed)
-
-    def _cells(
-        self, label: str, options: Mapping[str, Any], realign: Mapping[str, Any], seeds: Sequence[int]
-    ) -> list[Cell]:
-        """A run per seed, realigned again if there are options for that; ``label`` is for messages."""
-        folder = self.folder / slug(f"{options['model']['class_path']}-{_digest(meaning(options))}")
-        trained = [self._known(Cell(label, seed, seeded(options, seed), folder)) for seed in seeds]
-        if not realign:
-            return trained
-        folder = folder.with_name(f"{folder.name}-{_digest(realign)}")
-        label = " ".join([f"{label}, realigned:", *_words(realign)])
-        return [self._known(Cell(label, cell.seed, dict(realign), folder, cell)) for cell in trained]
-
-    def _known(self, cell: Cell) -> Cell:
-        return self._made.setdefault(cell.run, cell)
+def _printed(name: str, printed: Any) -> dict[str, float]:
+    """The paper's values of a row."""
+    keys = dict.fromkeys(printed, float) if isinstance(printed, dict) else {}
+    return typed(printed, keys, f"rows.{name}.printed")
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
@@ -226,12 +252,22 @@ def _words(options: Mapping[str, Any]) -> list[str]:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
-def _digest(options: Mapping[str, Any]) -> str:
-    text = json.dumps(flatten(options), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _as_written(options: Options, scale: Options, words: Sequence[str]) -> dict[str, Any]:
+    """What options mean, by name, with numbers as they are written, 20 and not 20.0: folders are named by it."""
+    sections = {key: scale[key] for key in SECTIONS if key in scale}
+    sources = [sections, *({option_name(word): value_of(word)} for word in words)]
+    written = {name: value for each in sources for name, value in flatten(each, ("init_args",)).items()}
+    short = {name: name.replace(".init_args", "") for name in meaning(options)}
+    return {
+        name: written[short[name]] if written.get(short[name]) == value else value
+        for name, value in meaning(options).items()
+    }
+
+
+def _digest(options: Options) -> str:
+    return digest(json.dumps(options, sort_keys=True, ensure_ascii=False, default=str))

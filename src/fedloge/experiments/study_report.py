@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 from torchmetrics.functional import spearman_corrcoef
 
@@ -23,10 +24,11 @@ from fedloge.errors import ConfigError, FedlogeError
 from fedloge.etf import SSEC, sse_c
 from fedloge.experiments import tables
 from fedloge.experiments.figures import cosine_figure, curve_figure
+from fedloge.experiments.live import counted
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.study import Study
 from fedloge.experiments.tables import Row
-from fedloge.markup import markdown_text
+from fedloge.markup import markdown_text, rich_text
 from fedloge.plotting import png
 from fedloge.report.tables import MASKED
 from fedloge.runs.folder import RunFolder
@@ -46,12 +48,6 @@ def _own(key: str, digits: int = 3, scale: float = 1.0, kind: type[Measure] = Me
     return kind(key=key, path="", label=key, title=key, explanation="", digits=digits, scale=scale)
 
 
-TRAINED = {f"{measure.key} as trained": measure for measure in HEADLINES}
-"""Measures before realignment or fine-tuning; for methods without either, the final ones."""
-
-GEOMETRY = {"norm": "norm_mean", "norm var": "norm_var", "angle": "angle_mean", "angle var": "angle_var"}
-"""Measures of SSE-C, by their names in ``fedloge.etf.Geometry``."""
-
 FIRST = "first round"
 """The first evaluated round whose generic model reaches the study's accuracy ``reach``."""
 
@@ -59,14 +55,50 @@ PRUNED = ("accuracy", "½ smallest pruned", "½ largest pruned")
 DIAGNOSTICS = ("ρ(m, v)", "ρ(m, v/m²)", "ρ shuffled", "Σv/Σm²", *PRUNED, "NC1 test", "CDNV test")
 """Measures of ``fedloge analyze``, by their names in ``fedloge.analysis.text.headline``."""
 
-KNOWN = {
-    **MEASURES,
-    **{key: replace(measure, key=key) for key, measure in TRAINED.items()},
-    **{key: _own(key, kind=Variance if key.endswith("var") else Measure) for key in GEOMETRY},
-    FIRST: _own(FIRST, digits=1),
-    **{key: _own(key, 1, 100.0) if key in PRUNED else _own(key) for key in DIAGNOSTICS},
+GEOMETRY = {"norm": "norm_mean", "norm var": "norm_var", "angle": "angle_mean", "angle var": "angle_var"}
+"""Measures of SSE-C, by their names in ``fedloge.etf.Geometry``."""
+
+Reader = Callable[["Study", Row], list[float]]
+"""Values of a measure of a row, one per run that has it."""
+
+
+def of_summaries(measure: Measure) -> Reader:
+    """Values in the summaries."""
+    return lambda study, row: read_all(row.summaries, measure)
+
+
+def as_trained(measure: Measure) -> Reader:
+    """Values before realignment or fine-tuning; for methods without either, the final ones."""
+    return lambda study, row: read_all([each["before_realignment"] or each for each in row.summaries], measure)
+
+
+def of_analyses(key: str) -> Reader:
+    """Values of the diagnostics."""
+    return lambda study, row: [v for each in analyses(row) if (v := headline(row.name, each)[key]) is not None]
+
+
+def of_frame(name: str) -> Reader:
+    """The value of SSE-C."""
+    return lambda study, row: [getattr(solved(**study.shape, **row.options).geometry, name)]
+
+
+def first_rounds(study: Study, row: Row) -> list[float]:
+    """The first evaluated round of each run with the accuracy that the study asks for."""
+    runs = [RunFolder(cell.run).rows("metrics.csv") for cell in row.done]
+    reached = [[r["round"] for r in rows if float(r.get("global/acc") or "nan") >= (study.reach or 0)] for rows in runs]
+    return [int(rounds[0]) for rounds in reached if rounds]
+
+
+KNOWN: Mapping[str, tuple[Measure, Reader]] = {
+    **{key: (measure, of_summaries(measure)) for key, measure in MEASURES.items()},
+    **{f"{m.key} as trained": (replace(m, key=f"{m.key} as trained"), as_trained(m)) for m in HEADLINES},
+    **{
+        key: (_own(key, kind=Variance if key.endswith("var") else Measure), of_frame(GEOMETRY[key])) for key in GEOMETRY
+    },
+    FIRST: (_own(FIRST, digits=1), first_rounds),
+    **{key: (_own(key, 1, 100.0) if key in PRUNED else _own(key), of_analyses(key)) for key in DIAGNOSTICS},
 }
-"""Measures of a study by key."""
+"""Measures of a study by key, and what reads them."""
 
 
 def check_measures(study: Study) -> None:
@@ -85,23 +117,23 @@ def check_measures(study: Study) -> None:
         raise ConfigError("reach", None, "is missing for the measure 'first round'", remedy)
 
 
-def study_rows(study: Study) -> list[Row]:
-    """Rows with the values of the study's measures."""
-    return [replace(row, values={key: _ours(study, row, key) for key in study.measures}) for row in study.rows]
+def report_study(study: Study, console: Console) -> None:
+    """Measure what was run, write the results and print the table."""
+    slow = study.shape or any(key in DIAGNOSTICS for key in study.measures)
+    rows = study_rows(study, counted(study.rows, "rows measured", console) if slow else study.rows)
+    write_study(study, rows)
+    console.print(rich_text(banner(study).replace("**", "")), study_table(study, rows), sep="\n\n")
 
 
-def _ours(study: Study, row: Row, measure: str) -> list[float]:
-    if measure == FIRST and study.reach is not None:
-        return [number for cell in row.done if (number := _first_round(cell, study.reach)) is not None]
-    if measure in GEOMETRY:
-        return [getattr(solved(**study.shape, **row.options).geometry, GEOMETRY[measure])]
-    if measure in DIAGNOSTICS:
-        found = (headline(row.name, result)[measure] for result in analyses(row))
-        return [value for value in found if value is not None]
-    if measure in TRAINED:
-        before = [summary["before_realignment"] or summary for summary in row.summaries]
-        return read_all(before, TRAINED[measure])
-    return read_all(row.summaries, MEASURES[measure])
+def study_rows(study: Study, rows: Iterable[Row] | None = None) -> list[Row]:
+    """Rows, all of the study by default, with the values of its measures."""
+    return [_measured(study, row) for row in (study.rows if rows is None else rows)]
+
+
+def _measured(study: Study, row: Row) -> Row:
+    if any(key in DIAGNOSTICS for key in study.measures):
+        analyses(row)  # a run that cannot be analysed has failed, and shows no number
+    return replace(row, values={key: KNOWN[key][1](study, row) for key in study.measures})
 
 
 def analyses(row: Row) -> list[dict[str, Any]]:
@@ -110,10 +142,12 @@ def analyses(row: Row) -> list[dict[str, Any]]:
     for cell in row.done:
         path = cell.folder / f"seed-{cell.seed}-analysis"  # RUN/analysis is the user's, of whatever state
         try:
-            known = (path / RESULT).is_file()
-            found.append(json.loads((path / RESULT).read_text("utf-8")) if known else analyze_run(cell.run, path))
-        except FedlogeError as error:
-            cell.error = str(error)
+            found.append(json.loads((path / RESULT).read_text("utf-8")))
+        except (OSError, ValueError):  # there is none yet, or it was interrupted while it was written
+            try:
+                found.append(analyze_run(cell.run, path))
+            except FedlogeError as error:
+                cell.error = str(error)
     return found
 
 
@@ -121,13 +155,6 @@ def analyses(row: Row) -> list[dict[str, Any]]:
 def solved(num_classes: int, dim: int, **options: Any) -> SSEC:
     """SSE-C with options of :func:`fedloge.etf.sse_c`."""
     return sse_c(num_classes, dim, **options, generator=torch.Generator().manual_seed(0))
-
-
-def _first_round(cell: Cell, reach: float) -> int | None:
-    for row in RunFolder(cell.run).rows("metrics.csv"):
-        if row.get("global/acc") and float(row["global/acc"]) >= reach:
-            return int(row["round"])
-    return None
 
 
 def write_study(study: Study, rows: Sequence[Row]) -> Path:
@@ -184,7 +211,7 @@ def study_table(study: Study, rows: Sequence[Row]) -> RichTable:
 
 
 def _table(study: Study, rows: Sequence[Row]) -> Table:
-    return tables.table(rows, [KNOWN[key] for key in study.measures], [study.x], lambda row: [row.name])
+    return tables.table(rows, [KNOWN[key][0] for key in study.measures], [study.x], lambda row: [row.name])
 
 
 def study_notes(study: Study, rows: Sequence[Row]) -> list[str]:
@@ -204,7 +231,7 @@ def _conditions(study: Study, done: Sequence[Cell]) -> list[str]:
     seeds = ", ".join(map(str, dict.fromkeys(cell.seed for cell in study.cells())))
     masks = sorted({summary["mask_absent"] for summary in summaries})
     masked = " and ".join(MASKED.get(mask, "no class masked") for mask in masks)
-    what = "Accuracies in percent" if any(tables.is_share(KNOWN[key]) for key in study.measures) else "Measured"
+    what = "Accuracies in percent" if any(tables.is_share(KNOWN[key][0]) for key in study.measures) else "Measured"
     environments = [cell.read("environment.json") for cell in done]
     versions = []
     for name, key in {"commit": "git_commit", "fedloge": "fedloge", "torch": "torch", "device": "device"}.items():

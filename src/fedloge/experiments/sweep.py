@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedloge.checks import check_least
+from fedloge.checks import check_choice, check_least
+from fedloge.config import given_options
 from fedloge.errors import ConfigError
-from fedloge.experiments.plan import Plan, read_seeds, slug, typed
+from fedloge.experiments.plan import Plan, named, own_seed, read_seeds, seeded, slug, typed
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
-from fedloge.options import Options, merged, override_value, read_mapping, set_option
+from fedloge.options import FLAGS, Options, arguments, joined, option_name, read_mapping, set_own
+from fedloge.runs.measures import COLUMNS, VALIDATION_PREFIX, higher_is_better
 
 METHODS = ("grid", "random")
 KEYS: Mapping[str, type] = {
@@ -24,6 +28,7 @@ KEYS: Mapping[str, type] = {
 }
 """Keys of a sweep file; the last four matter to W&B only."""
 
+GOALS = ("minimize", "maximize")
 SEED, DEFAULT_SEED = "trainer.seed", 3407
 """Option that holds a run's seed, and its default."""
 
@@ -83,38 +88,59 @@ def load_sweep(
         FedlogeError: If the file or an override is malformed, or needs W&B's server.
     """
     content = typed(read_mapping(path, "FILE"), KEYS, str(path))
-    method = content.get("method")
-    if method not in METHODS:
-        remedy = f"Choose {' or '.join(METHODS)}, or W&B's own `wandb sweep`."
-        raise ConfigError("method", method, "is not supported by `fedloge sweep`", remedy)
-    if not content.get("parameters"):
-        remedy = "For example {model.gamma: {values: [0.1, 1.0]}}."
-        raise ConfigError("parameters", content.get("parameters"), "has no entry", remedy)
-    parameters = [read_parameter(name, entry) for name, entry in content["parameters"].items()]
-    if method == "grid" and (ranges := [parameter.name for parameter in parameters if parameter.values is None]):
-        remedy = "Give a list of values, or choose method: random."
-        raise ConfigError(f"parameters.{ranges[0]}", "a range", "has no grid", remedy)
+    own: dict[str, Any] = {}
+    common = set_own(own, overrides, ["seeds"])
+    seeds = read_seeds(own["seeds"]) if "seeds" in own else None
+    parameters = list(read_parameters(content, str(path)))
+    _check_conflicts(parameters, common, seeds)
     run_cap = content.get("run_cap") if run_cap is None else run_cap
-    if method == "random" and run_cap is None:
-        raise ConfigError("run_cap", None, "is missing: random search has no end", "Pass --runs=20.")
-    check_least("runs", run_cap, 1)
-    base = command_options(content.get("command"))
-    for override in overrides:
-        override_value(base, override)
-    if "seeds" in base:
-        parameters = [parameter for parameter in parameters if parameter.name != SEED]
-    seeds = read_seeds(base.pop("seeds")) if "seeds" in base else []
-    drawn = _grid(parameters) if method == "grid" else _random(parameters, seed or 0)
+    drawn = _drawn(content.get("method"), parameters, run_cap, seed or 0)
     every = ({**settings, SEED: each} for settings in drawn for each in seeds) if seeds else drawn
+    before, after = command_words(content.get("command"))
     folder = Path(output_dir or Path("runs") / Path(path).stem)
+    metric, maximize = _ranking(content.get("metric", {}))
     return Sweep(
-        rows=_rows(base, itertools.islice(every, run_cap), folder),
+        rows=_rows(itertools.islice(every, run_cap), [*before, *common], after, folder),
         output_dir=folder,
         jobs=jobs,
         parameters=parameters,
-        metric=content.get("metric", {}).get("name", "global/acc"),
-        maximize=content.get("metric", {}).get("goal") == "maximize",
+        metric=metric,
+        maximize=maximize,
     )
+
+
+def _check_conflicts(parameters: Sequence[Parameter], common: Sequence[str], seeds: Sequence[int] | None) -> None:
+    """Require that each option is set by one parameter alone, or by the command line alone."""
+    others = {option_name(word): word for word in common} | ({SEED: f"--seeds={seeds}"} if seeds else {})
+    for parameter in parameters:
+        other = others.setdefault(parameter.name.replace(".init_args", ""), parameter.name)
+        if other is not parameter.name:
+            raise ConfigError("parameters", parameter.name, f"has no effect beside {other!r}", "Leave one of them out.")
+
+
+def _ranking(entry: dict[str, Any]) -> tuple[str, bool]:
+    """The metric by which settings are ranked, and whether more of it is better; W&B minimises unknown ones."""
+    metric = typed(entry, {"name": str, "goal": str}, "metric")
+    name = metric.get("name", "global/acc")
+    known = name.removeprefix(VALIDATION_PREFIX) in COLUMNS
+    goal = metric.get("goal", GOALS[known and higher_is_better(name)])
+    check_choice("metric.goal", goal, GOALS)
+    return name, goal == GOALS[1]
+
+
+def _drawn(method: Any, parameters: Sequence[Parameter], run_cap: int | None, seed: int) -> Iterator[Settings]:
+    """Combinations of the parameters by grid or random search."""
+    check_least("runs", run_cap, 1)
+    if method not in METHODS:
+        remedy = f"Choose {' or '.join(METHODS)}, or W&B's own `wandb sweep`."
+        raise ConfigError("method", method, "is not supported by `fedloge sweep`", remedy)
+    if method == "random" and run_cap is None:
+        raise ConfigError("run_cap", None, "is missing: random search has no end", "Pass --runs=20.")
+    for parameter in parameters:
+        if method == "grid" and parameter.values is None:
+            remedy = "Give a list of values, or choose method: random."
+            raise ConfigError(f"parameters.{parameter.name}", "a range", "has no grid", remedy)
+    return _grid(parameters) if method == "grid" else _random(parameters, seed)
 
 
 def _grid(parameters: Sequence[Parameter]) -> Iterator[Settings]:
@@ -135,43 +161,56 @@ def _random(parameters: Sequence[Parameter], seed: int) -> Iterator[Settings]:
             yield drawn
 
 
-def _rows(base: Options, combinations: Iterable[Settings], folder: Path) -> list[Row]:
+def _rows(combinations: Iterable[Settings], before: Sequence[str], after: Sequence[str], folder: Path) -> list[Row]:
     """A row for the combinations that differ in their seed only, with a run for each."""
-    groups: dict[str, tuple[Settings, list[Cell]]] = {}
+    groups: dict[str, tuple[Settings, Options, list[Cell]]] = {}
     for combination in combinations:
-        options = merged(base)
-        for option, value in combination.items():
-            set_option(options, option, value)
         own = {option: value for option, value in combination.items() if option != SEED}
         name = " ".join(f"{option.rpartition('.')[2]}={value}" for option, value in own.items())
-        seed = options.get("trainer", {}).get("seed", DEFAULT_SEED)
-        groups.setdefault(name, (own, []))[1].append(Cell(name, seed, options, folder / (slug(name) or "all")))
-    return [Row(name, cells, options=own) for name, (own, cells) in groups.items()]
+        if name not in groups:
+            groups[name] = own, given_options([*before, *arguments(own), *after]), []
+        _, options, cells = groups[name]
+        options = seeded(options, combination[SEED]) if SEED in combination else options
+        cells.append(Cell(name, own_seed(options, DEFAULT_SEED), options, folder / slug(name or "all")))
+    return [Row(name, cells, options=own) for name, (own, _, cells) in groups.items()]
 
 
-def command_options(command: Any) -> dict[str, Any]:
-    """Options of a sweep's command, nested as in YAML: its ``--config`` file and the options after it.
+def command_words(command: Any) -> tuple[list[str], list[str]]:
+    """Options of a sweep's command before and after those of a run, which stand at ``${args}``.
 
-    ``trainer.logger`` is left out: without W&B's server the results are in the run folders.
+    ``trainer.logger`` is left out, as the results are in the run folders without W&B's server, and so is what only
+    changes the output.
 
     Raises:
-        FedlogeError: If the command is not ``fedloge fit --config FILE ... ${args}``.
+        ConfigError: If the command is not ``fedloge fit ... ${args}``.
     """
-    words = [str(word) for word in command] if isinstance(command, list) else []
     shape = "Write [fedloge, fit, --config, FILE, ${args}]."
-    if "fit" not in words or "${args}" not in words[words.index("fit") :]:
+    words = [re.sub(r"\$\{envvar:(\w*)\}", lambda m: os.environ.get(m[1], m[1]), str(word)) for word in command or ()]
+    words = joined(words[words.index("fit") + 1 :], FLAGS) if "fit" in words else []
+    if "${args}" not in words:
         raise ConfigError("command", command, "is not a `fedloge fit` with ${args}", shape)
-    first, *options = words[words.index("fit") + 1 :]
-    if not first.startswith("--config"):
+    words = [word for word in words if not re.match("--(trainer.logger|log_format|quiet|resume)", word)]
+    place = words.index("${args}")
+    if any(word.startswith("--config") for word in words[place:]):
         raise ConfigError("command", command, "has options before --config, which would replace them", shape)
-    content = read_mapping(first.removeprefix("--config=") if "=" in first else options.pop(0), "--config")
-    for option in options:
-        if option != "${args}" and not option.startswith("--trainer.logger"):
-            override_value(content, option)
-    return content
+    return words[:place], words[place + 1 :]
 
 
-def read_parameter(name: str, entry: Any) -> Parameter:
+def read_parameters(content: Options, where: str, prefix: str = "") -> Iterator[Parameter]:
+    """Parameters of a sweep file; W&B's nested ``parameters`` have dotted names.
+
+    Raises:
+        ConfigError: If one is malformed.
+    """
+    for name, entry in named(content, "parameters", {}, where).items():
+        if "parameters" in entry:
+            inner = f"parameters.{prefix}{name}"
+            yield from read_parameters(typed(entry, {"parameters": dict}, inner), inner, f"{prefix}{name}.")
+        else:
+            yield read_parameter(f"{prefix}{name}", entry)
+
+
+def read_parameter(name: str, entry: Options) -> Parameter:
     """Read a parameter of a sweep file: ``value``, ``values`` with ``probabilities``, or ``min`` and ``max``.
 
     Draws from a range are uniform (whole numbers if both ends are), or follow its ``distribution``: ``uniform``,
@@ -181,30 +220,41 @@ def read_parameter(name: str, entry: Any) -> Parameter:
         ConfigError: If the entry has another form.
     """
     key = f"parameters.{name}"
-    if not isinstance(entry, dict):
-        raise ConfigError(key, entry, "must be a mapping", "For example {values: [0.1, 1.0]}.")
+    if "value" not in entry and "values" not in entry:
+        return Parameter(name, _drawer(key, entry))
+    values, weights = entry.get("values", [entry.get("value")]), entry.get("probabilities")
+    if not isinstance(values, list) or not values or not _are_weights(weights, len(values)):
+        problem = "must hold a list of values, and as many probabilities if any"
+        raise ConfigError(key, entry, problem, "For example {values: [0.1, 1.0]}.")
+    if None in values:
+        raise ConfigError(key, entry, "holds null, which `wandb agent` passes as None", 'Write "null", in quotes.')
+    if name == SEED:
+        read_seeds(values)
     if "value" in entry:
-        only = entry["value"]
-        return Parameter(name, lambda generator: only, (only,))
-    if "values" in entry:
-        values, weights = entry["values"], entry.get("probabilities")
-        if not isinstance(values, list) or not values or (weights is not None and len(weights) != len(values)):
-            raise ConfigError(
-                key,
-                entry,
-                "must hold a list of values, and as many probabilities if any",
-                "For example {values: [0.1, 1.0]}.",
-            )
-        return Parameter(name, lambda generator: generator.choices(values, weights)[0], tuple(values))
-    low, high = entry.get("min"), entry.get("max")
-    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)) or low > high:
-        raise ConfigError(key, entry, "has neither value, values, nor min and max", "Add one of them.")
+        return Parameter(name, lambda generator: values[0], tuple(values))
+    return Parameter(name, lambda generator: generator.choices(values, weights)[0], tuple(values))
+
+
+def _are_weights(weights: Any, count: int) -> bool:
+    """Whether there are probabilities for so many values, or none at all."""
+    if weights is None:
+        return True
+    known = isinstance(weights, list) and len(weights) == count and all(map(_is_number, weights))
+    return known and min(weights) >= 0 and sum(weights) > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _drawer(key: str, entry: Options) -> Callable[[random.Random], Any]:
+    """Draws from a range."""
+    low, high, step = (entry.get(name, default) for name, default in (("min", math.nan), ("max", math.nan), ("q", 1)))
+    if not (_is_number(low) and _is_number(high) and low <= high and _is_number(step) and step > 0):
+        remedy = "Add one of them; q, if any, must be positive."
+        raise ConfigError(key, entry, "has neither value, values, nor numbers min and max", remedy)
     whole = isinstance(low, int) and isinstance(high, int)
     kind = entry.get("distribution", "int_uniform" if whole else "uniform")
-    return Parameter(name, _drawer(key, kind, low, high, entry.get("q", 1)))
-
-
-def _drawer(key: str, kind: str, low: float, high: float, step: float) -> Callable[[random.Random], Any]:
     if kind == "log_uniform_values" and low <= 0:
         raise ConfigError(f"{key}.min", low, "must be positive for log_uniform_values", "Choose a small number.")
     drawers: dict[str, Callable[[random.Random], Any]] = {
@@ -213,9 +263,7 @@ def _drawer(key: str, kind: str, low: float, high: float, step: float) -> Callab
         "q_uniform": lambda generator: _short(round(generator.uniform(low, high) / step) * step),
         "log_uniform_values": lambda generator: _short(math.exp(generator.uniform(math.log(low), math.log(high)))),
     }
-    if kind not in drawers:
-        remedy = f"Choose one of {', '.join(drawers)}."
-        raise ConfigError(f"{key}.distribution", kind, "is not supported by `fedloge sweep`", remedy)
+    check_choice(f"{key}.distribution", kind, list(drawers))
     return drawers[kind]
 
 

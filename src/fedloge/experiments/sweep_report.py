@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 
 from fedloge.experiments import tables
@@ -29,6 +30,13 @@ def sweep_rows(sweep: Sweep) -> list[Row]:
         values = row.measured(row.summaries, SHOWN).values
         rows.append(replace(row, values={**values, METRIC: metric}))
     return rows
+
+
+def report_sweep(sweep: Sweep, console: Console) -> None:
+    """Write the results, and print the table and the best setting."""
+    rows = write_sweep(sweep)
+    console.print(sweep_table(rows))
+    console.print(best_note(sweep, rows), markup=False, highlight=False, soft_wrap=True)
 
 
 def write_sweep(sweep: Sweep) -> list[Row]:

@@ -70,8 +70,7 @@ class Row:
             text = measure.text([self.mean(measure.key)] if isinstance(measure, CostPerRound) else ours)
             text += f", {len(ours)} of {seeds} seeds" if len(ours) < seeds else ""
         else:
-            complete = any(not cell.error for cell in self.done)
-            text = "none" if complete else "failed" if self.failed else ""
+            text = "none" if self.done else "failed" if self.failed else ""
         if printed is None:
             return text
         return f"{text} ({100 * printed:.2f})" if is_share(measure) else f"{text} ({printed:g})"
@@ -101,11 +100,13 @@ def table(
         head: Headings of the labels.
         label: Labels of a row, one per heading.
     """
-    by_place = {(tuple(label(row)), row.setting): row for row in rows}
-    labels = dict.fromkeys(tuple(label(row)) for row in rows)
-    places = [(setting, measure) for setting in dict.fromkeys(row.setting for row in rows) for measure in measures]
-    lines = [[*each, *(by_place[each, setting].text(measure) for setting, measure in places)] for each in labels]
-    columns = [*head, *(column_name(setting, measure.key) for setting, measure in places)]
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    blocks = [[row for row in rows if row.setting == setting] for setting in settings]
+    lines = [
+        [*label(same[0]), *(row.text(measure) for row in same for measure in measures)]
+        for same in zip(*blocks, strict=True)
+    ]
+    columns = [*head, *(column_name(setting, measure.key) for setting in settings for measure in measures)]
     return Table("", columns, lines, names=len(head))
 
 

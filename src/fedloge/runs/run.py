@@ -19,6 +19,7 @@ from fedloge.federation.results import run_summary, validate
 from fedloge.federation.state import FederatedState, Tensors
 from fedloge.inference.predictor import Predictor
 from fedloge.methods.base import Client, Method, View
+from fedloge.options import arguments
 from fedloge.runs.folder import RunFolder
 from fedloge.runs.locate import run_config
 from fedloge.runs.summary import Result
@@ -201,8 +202,8 @@ def realign_run(
     source = RunFolder(path).require()
     target = RunFolder(output_dir or _next_free(source.path))
     target.check_free(overwrite=False)
-    arguments = [f"--model.{name}={value}" for name, value in options.items()]
-    cli = build([*run_config(path), *arguments, f"--trainer.run_dir={target.path}", *overrides])
+    own = arguments(options, "model.")
+    cli = build([*run_config(path), *own, f"--trainer.run_dir={target.path}", *overrides])
     run = _open(path, cli)
     state, parts = run.state("last"), run.attach(target)
     if run.method.finalize(state, parts.population) is state:
