@@ -46,3 +46,20 @@ def inaturalist(root, counts=COUNTS, per_test=4, users=7):
     (root / "federated_train_user_120k.csv").write_text("\n".join(train) + "\n")
     (root / "test.csv").write_text("\n".join(test) + "\n")
     return root
+
+
+def coloured(root, classes=("ant", "bee", "cat"), train=12, test=4, size=12):
+    """``train/<class>/*.png`` and ``test/<class>/*.png`` of up to three classes: noise that is red, green or blue."""
+    for c, name in enumerate(classes):
+        for part, count in (("train", train), ("test", test)):
+            for i in range(count):
+                paint_class(root / part / name / f"{i}.png", c, i + 50 * (part == "test"), size)
+    return root
+
+
+def paint_class(path, c, seed, size=12):
+    """An image of a class of :func:`coloured`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(100 * c + seed).integers(0, 60, (size, size, 3), dtype=np.uint8)
+    pixels[..., c] += 180
+    Image.fromarray(pixels).save(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import fedloge
-from fedloge.checks import check_paths
+from fedloge.checks import check_paths, check_text
 from fedloge.errors import FedlogeError, did_you_mean
 from fedloge.options import check_options, read_mapping
 from fedloge.runs.locate import require_run, run_config
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fedloge {fedloge.__version__}")
         return 0
     try:
+        check_text(args, "of the command line")
         if args[0] not in VERBS:
             raise FedlogeError(f"no verb {args[0]!r}.{did_you_mean(args[0], VERBS)} Choose one of {', '.join(VERBS)}.")
         return VERBS[args[0]](args[1:])
@@ -232,7 +233,7 @@ def predict(args: Sequence[str]) -> int:
 
     run = load_finished(known.run, overrides)
     predictions = list(predict_images(run, known.images, known.client, known.convert))
-    print_predictions(predictions, run.data.source.class_names, known.format)
+    print_predictions(predictions, run.record.class_names, known.format)
     return 0
 
 

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+SHOWN = 5
+"""Number of offenders that an error names."""
+
 
 class FedlogeError(Exception):
     """Base of every error that fedloge raises on purpose; the command line prints it as one line.
@@ -79,6 +82,12 @@ def _relevant_complaint(message: str) -> str:
     complaints = re.split(r"\n\s*Given value type:", message.partition("Errors:")[2])[0]
     relevant = [part for part in re.split(r"\n\s*- ", complaints) if part.strip() and "'NoneType'" not in part]
     return relevant[0] if relevant else message
+
+
+def few(values: Sequence[object], separator: str = ", ") -> str:
+    """The first five values, and how many more there are."""
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return separator.join(map(str, values[:SHOWN])) + more
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

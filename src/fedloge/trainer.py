@@ -27,6 +27,7 @@ from fedloge.methods.base import Client, Method
 from fedloge.preflight import preflight
 from fedloge.runs.checkpoint import LAST
 from fedloge.runs.folder import RunFolder
+from fedloge.runs.identity import check_data, write_record
 from fedloge.system.cpu import configure_cpu
 from fedloge.system.interrupts import Interrupted, Interrupts
 from fedloge.system.profiling import Profile
@@ -153,11 +154,15 @@ class FederatedTrainer(Trainer, HasParts):
             checkpoint = folder.find_checkpoint(ckpt_path)
             if ckpt_path is None:
                 folder.check_free(self.overwrite)
+            if checkpoint is not None:
+                data.prepare_data()
+                check_data(folder, data)
             start = self.start(method, data)
             if checkpoint is None:
                 self._progress = Progress(start)
                 folder.create(True, {**self.parts.info(), "initial_backbone_sha256": checks.sha256(method.backbone)})
                 data.partition.save(folder.path / "partition.json")
+                write_record(folder, data)
             else:
                 self._progress = resume(folder, checkpoint, start, self.parts.identity(), self.rounds)
                 self._call("on_resume")  # may refuse: nothing has changed yet

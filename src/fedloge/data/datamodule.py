@@ -89,9 +89,9 @@ class FederatedDataModule(LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images and split them; a second call does nothing."""
+        """Load the images and split them; a second call does nothing, unless files of images were changed since."""
+        self.load()
         if self._partition is None:
-            self._dataset = self._load()
             self._partition = self._load_partition() if self.partition_file else self._make_partition()
 
     def train_dataloader(self) -> BatchLoader:
@@ -124,6 +124,12 @@ class FederatedDataModule(LightningDataModule):
     def image_size(self) -> int:
         """Height and width of an image."""
         return self.source.image_size
+
+    def load(self) -> Dataset:
+        """Load the images, again if their files were changed since."""
+        if self._dataset is None or self._dataset.outdated():
+            self._dataset, self._partition = self._load(), None
+        return self._dataset
 
     @property
     def dataset(self) -> Dataset:

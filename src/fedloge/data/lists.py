@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.data.files import Files
-from fedloge.errors import DataError
+from fedloge.data.files import Files, walk
+from fedloge.errors import DataError, few
 
 Ints = NDArray[np.int64]
 Row = tuple[int, str, str, str | None]
 """Line number, path, label and user."""
 
 LINE = re.compile(r"(\S.*?)\s+(\d{1,9})(?:\s+(\S+))?")
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ def read_list(file: Path) -> ImageList:
 
 
 def _text_rows(file: Path, text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a name may hold other characters that end lines
         if line.strip():
             match = LINE.fullmatch(line.strip())
             if match is None:
                 raise DataError(f"{file}:{number}: {line!r} is not `path label` or `path label user`, label 0 or more.")
             path, label, user = match.groups()
-            yield number, path.removeprefix("./"), label, user
+            yield number, clean(path), label, user
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[Row]:
@@ -101,7 +100,12 @@ def _csv_rows(file: Path, text: str) -> Iterator[Row]:
         image, label, user = row["image_id"], row["class"] or "", row.get("user_id")
         if not image or not re.fullmatch(r"\d{1,9}", label) or ("user_id" in columns and not user):
             raise DataError(f"{file}:{reader.line_num}: lacks a value, or class is not a whole number, 0 or more.")
-        yield reader.line_num, f"{image}.jpg", label, user
+        yield reader.line_num, clean(f"{image}.jpg"), label, user
+
+
+def clean(path: str) -> str:
+    """A path without what does not change it: ``./`` and repeated slashes."""
+    return "/".join(part for i, part in enumerate(path.split("/")) if part not in ("", ".") or (i == 0 and not part))
 
 
 def _check_unique(file: Path, rows: Iterable[Row]) -> None:
@@ -136,8 +140,8 @@ def check_every_class(images: ImageList, num_classes: int) -> None:
     if len(absent):
         raise DataError(
             f"list {str(images.file)!r} has images of {num_classes - len(absent)} classes, but "
-            f"data.source.num_classes={num_classes}; classes without images: {_few(absent)}. Check that the file is "
-            "complete, or set num_classes."
+            f"data.source.num_classes={num_classes}; classes without images: {few(absent.tolist())}. Check that the "
+            "file is complete, or set num_classes."
         )
 
 
@@ -150,7 +154,7 @@ def check_apart(train: ImageList, test: ImageList) -> None:
     both = sorted(set(train.paths) & set(test.paths))
     if both:
         raise DataError(
-            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {_few(both)}. Remove them "
+            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {few(both)}. Remove them "
             "from one of the lists."
         )
 
@@ -218,19 +222,9 @@ class Finder:
     def _names_below(self, top: str) -> dict[str, list[str]]:
         if top not in self._below:
             self._below[top] = {}
-            for path in _walk(self.files, top):
+            for path in walk(self.files, top):
                 self._below[top].setdefault(path.rpartition("/")[2], []).append(path)
         return self._below[top]
-
-
-def _walk(files: Files, folder: str) -> Iterator[str]:
-    """Paths of all files below a folder; none if the folder does not exist."""
-    inside = files.folders(folder)
-    if inside is not None:
-        start = f"{folder}/" if folder else ""
-        yield from (start + name for name in files.names(folder))
-        for name in inside:
-            yield from _walk(files, start + name)
 
 
 def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
@@ -245,12 +239,6 @@ def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
     if missing:
         raise DataError(
             f"{len(missing)} of the {len(found)} images of {str(images.file)!r} are not in "
-            f"{str(files.root.resolve())!r}: {_few(missing)}. {remedy}"
+            f"{str(files.root.resolve())!r}: {few(missing)}. {remedy}"
         )
     return [place for place in found.values() if place is not None]
-
-
-def _few(values: Iterable[object]) -> str:
-    every = list(map(str, values))
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more

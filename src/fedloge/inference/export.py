@@ -77,13 +77,13 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
     free_folder(folder, "output")
     writer = Writer(folder, format)
     entries = {model.name: writer.write(run, model) for model in models}
-    source = run.data.source
+    record = run.record
     about = {
         "method": type(run.method).__name__,
         "format": format,
-        "image": {"channels": source.channels, "size": source.image_size, "mean": source.mean, "std": source.std},
+        "image": {"channels": record.channels, "size": record.image_size, "mean": record.mean, "std": record.std},
         "normalisation": "by you: (x - mean) / std of x in [0, 1]" if format == "safetensors" else "in the body",
-        "classes": list(source.class_names),
+        "classes": list(record.class_names),
         "models": entries,
     }
     RunFolder(folder).write_json(ABOUT, about)
@@ -117,8 +117,8 @@ class Writer:
         """Write a model's head, and its body unless it is already written; returns their file names."""
         own_body = run.method.has_own_body(model.personal)
         predictor = freeze_flags(run.predictor(model.view, model.personal))
-        source = run.data.source
-        images = torch.rand(2, source.channels, source.image_size, source.image_size)
+        record = run.record
+        images = torch.rand(2, record.channels, record.image_size, record.image_size)
         body, head = Body(predictor).eval(), Head(predictor).eval()
         names = {"body": f"{model.name}-body" if own_body else "body", "head": model.name}
         paths = {part: self.folder / f"{name}{SUFFIXES[self.format]}" for part, name in names.items()}

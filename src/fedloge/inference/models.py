@@ -16,7 +16,7 @@ from fedloge.errors import ConfigError, RunError
 from fedloge.federation.state import Tensors
 from fedloge.methods.base import View
 from fedloge.runs.folder import RunFolder
-from fedloge.runs.run import Run, load_run
+from fedloge.runs.run import Run, load_models
 
 ABOUT, STATE = "client.json", "client.safetensors"
 """Files in a new client's folder."""
@@ -38,12 +38,12 @@ class Model:
 
 
 def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """Load a run that has final models.
+    """Load a run that has final models; its data need not be at hand.
 
     Raises:
         RunError: If the folder is not a run, or the run is not finished.
     """
-    run = load_run(path, overrides)
+    run = load_models(path, overrides)
     if not (run.folder.path / "checkpoints" / "final").is_dir():
         raise RunError(f"{str(path)!r} has no final models: the run is not finished.")
     return run
@@ -61,7 +61,7 @@ def choose_model(run: Run, client: str | int | None = None) -> Model:
         return Model(f"client-{int(client)}", "personal", run.client_personal(int(client)))
     folder = Path(str(client))
     if not (folder / ABOUT).is_file():
-        remedy = f"The run has clients 0 to {run.data.num_clients - 1}."
+        remedy = f"The run has clients 0 to {len(run.final.clients) - 1}."
         raise ConfigError("client", str(client), "is neither a number nor the folder of a new client", remedy)
     return Model(folder.name, "personal", load_client(run, folder))
 
@@ -69,7 +69,7 @@ def choose_model(run: Run, client: str | int | None = None) -> Model:
 def all_models(run: Run) -> list[Model]:
     """The generic model and every client's, except for a kind that the method does not have."""
     generic = [choose_model(run)] if "global" in run.method.views else []
-    clients = range(run.data.num_clients) if "personal" in run.method.views else ()
+    clients = range(len(run.final.clients)) if "personal" in run.method.views else ()
     return generic + [choose_model(run, client) for client in clients]
 
 

@@ -57,7 +57,7 @@ def predict_images(
     model = choose_model(run, client)
     predictor = run.predictor(model.view, model.personal).to(run.trainer.strategy.root_device)
     files = find_images(paths)
-    images = open_images(files, run.data.source, convert)
+    images = open_images(files, run.record, convert)
     batches = torch.split(torch.arange(len(files)), BATCH_SIZE)
     for indices, batch in zip(batches, gather_batches(images, batches), strict=True):
         probabilities = predictor.predict_step(batch.to(predictor.device)).cpu()

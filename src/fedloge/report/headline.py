@@ -90,8 +90,14 @@ def warnings(runs: Sequence[RunData]) -> list[str]:
         if run.summary["mask_absent"] in MASKED:
             masked = MASKED[run.summary["mask_absent"]]
             found.append(f"{run.name}: privileged knowledge, in personal models {masked}; other methods do not use it.")
+        if run.record and any(run.record.left_out.values()):
+            left_out = sum(run.record.left_out.values())
+            found.append(f"{run.name}: {left_out} image(s) could not be read and were left out.")
     if len({run.partition.sha256 for run in runs}) > 1:
         found.append("The runs were not made on the same partition: clients and test sets differ between them.")
+    records = [run.record for run in runs if run.record]
+    if any(not records[0].same_images(other) for other in records[1:]):
+        found.append("The runs were made on different data: their classes or their images differ.")
     if len({run.summary["shots"]["rule"] for run in runs}) > 1:
         found.append("The runs group classes into many, medium and few by different rules.")
     rounds = sorted({int(run.summary["rounds"]) for run in runs})

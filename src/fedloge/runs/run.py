@@ -12,6 +12,7 @@ from typing import Any
 from fedloge.config import FedlogeCLI, SaveConfig, build
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
+from fedloge.data.record import RECORD, DataRecord
 from fedloge.errors import ConfigError, RunError
 from fedloge.federation.parts import Parts
 from fedloge.federation.progress import Progress
@@ -20,7 +21,8 @@ from fedloge.federation.state import FederatedState, Tensors
 from fedloge.inference.predictor import Predictor
 from fedloge.methods.base import Client, Method, View
 from fedloge.runs.folder import RunFolder
-from fedloge.runs.locate import run_config
+from fedloge.runs.identity import check_data
+from fedloge.runs.locate import config_without_data, run_config
 from fedloge.runs.summary import Result
 from fedloge.trainer import FederatedTrainer
 
@@ -46,6 +48,12 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The content of ``summary.json``."""
         return self.folder.read_json("summary.json")
+
+    @cached_property
+    def record(self) -> DataRecord:
+        """What labels and images mean to the run's models, from its folder if that has a record."""
+        path = self.folder.path / RECORD
+        return DataRecord.load(path) if path.is_file() else DataRecord.of(self.data.source)
 
     def state(self, name: str = "final") -> FederatedState:
         """The ``final`` (realigned) state, or the ``last`` one of the training."""
@@ -99,22 +107,33 @@ class Run:
         """A model of its own, made of the shared entries and these."""
         method = copy.deepcopy(self.method)
         method.load(self.final.shared, personal)
-        source = self.data.source
-        return Predictor(method, view, source.mean, source.std, source.class_names)
+        return Predictor(method, view, self.record.mean, self.record.std, self.record.class_names)
 
     def _require(self, view: View, remedy: str) -> None:
         if view not in self.method.views:
             kind = "generic" if view == "global" else "personal"
             raise RunError(f"{type(self.method).__name__} has no {kind} model. {remedy}")
 
+    def load_data(self) -> None:
+        """Load and split the data.
+
+        Raises:
+            RunError: If they are not those of the run; names the differences.
+        """
+        self.data.prepare_data()
+        check_data(self.folder, self.data)
+        self.data.setup("test")
+
     def attach(self, folder: RunFolder | None = None) -> Parts:
         """Load the data and attach the trainer, for evaluation or further training.
 
         Args:
             folder: Run folder for the results; that of the run by default.
+
+        Raises:
+            RunError: If the data are not those of the run.
         """
-        self.data.prepare_data()
-        self.data.setup("test")
+        self.load_data()
         self.trainer.attach(self.method, self.data, folder or self.folder)
         return self.trainer.parts
 
@@ -130,6 +149,22 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
         RunError: If it is not a run.
     """
     return _open(path, build([*run_config(path), *overrides]))
+
+
+def load_models(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Open a run folder for the use of its models, for which its data need not be at hand.
+
+    Args:
+        path: Run folder.
+        overrides: Options of ``fedloge fit`` to change.
+
+    Raises:
+        RunError: If it is not a run.
+    """
+    record = Path(path) / RECORD
+    if not record.is_file() or any(override.startswith("--data.source") for override in overrides):
+        return load_run(path, overrides)
+    return _open(path, build([*config_without_data(path, record), *overrides]))
 
 
 def _open(path: str | Path, cli: FedlogeCLI) -> Run:
@@ -207,7 +242,9 @@ def realign_run(
         raise ConfigError("RUN", str(path), f"is a {type(run.method).__name__} run, which has no realignment", "")
     target.create(overwrite=False, info=parts.info())
     SaveConfig(cli.resolved()).on_run_start(run.trainer)
-    shutil.copy(source.path / "partition.json", target.path)
+    for name in ("partition.json", RECORD):
+        if (source.path / name).is_file():
+            shutil.copy(source.path / name, target.path)
     shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")
     return run.trainer.finish(Progress(state)), target.path
 

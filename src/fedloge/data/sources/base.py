@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fedloge.checks import check_positive
-from fedloge.data.images import Images
+from fedloge.data.images import Images, outdated
 from fedloge.errors import ConfigError, DataError
 
 IMAGENET = {3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), 1: ((0.449,), (0.226,))}
@@ -27,6 +27,9 @@ class Dataset:
         test: Test images.
         test_labels: Their classes, int64 [n_test].
         train_users: User of each training image, int64 [n]; None if unknown.
+        val: Validation images, global too; None if the source has none.
+        val_labels: Their classes, int64 [n_val].
+        left_out: Number of images that could not be read and were left out, by part.
 
     Raises:
         DataError: If labels or users are not int64, one for each image.
@@ -37,6 +40,9 @@ class Dataset:
     test: Images
     test_labels: Tensor
     train_users: Tensor | None = None
+    val: Images | None = None
+    val_labels: Tensor | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns: list[tuple[str, Images, Tensor | None]] = [
@@ -44,12 +50,17 @@ class Dataset:
             ("test_labels", self.test, self.test_labels),
             ("train_users", self.train, self.train_users),
         ]
+        columns += [("val_labels", self.val, self.val_labels)] if self.val is not None else []
         for name, images, values in columns:
             if values is not None and (values.dtype != torch.int64 or values.shape != (len(images),)):
                 raise DataError(
                     f"{name} must be int64 [{len(images)}], one for each image, not {values.dtype} "
                     f"{list(values.shape)}."
                 )
+
+    def outdated(self) -> bool:
+        """Whether files were changed, replaced or removed since their images were loaded."""
+        return any(outdated(images) for images in (self.train, self.test, self.val) if images is not None)
 
 
 class Source(ABC):
