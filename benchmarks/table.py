@@ -60,6 +60,29 @@ def clients(folder: Path) -> list[str]:
     return [*lines, ""]
 
 
+def startup(folder: Path) -> list[str]:
+    """The newest table of start-up times (``benchmarks.startup``)."""
+    paths = sorted(folder.glob("startup-*.json"))
+    if not paths:
+        return []
+    result = json.loads(paths[-1].read_text())
+    lines = [
+        "## Start-up",
+        "",
+        f"{result['date']}, commit {result['commit']}, {result['machine']['processor']}, CPU seconds of fresh "
+        f"processes, {result['runs'][0]['pairs']} pairs; *before* is the version before the packages were rearranged "
+        "(`python -m benchmarks.startup --against SRC`).",
+        "",
+        "| command | CPU s | / `import torch` | / before | 95 % interval |",
+        "|---|---|---|---|---|",
+    ]
+    for run in result["runs"]:
+        torch, before = run["ratio"]["torch"], run["ratio"].get("other")
+        against = f"{before['median']:.3g} | {before['low']:.3g} to {before['high']:.3g}" if before else " | "
+        lines.append(f"| `{run['command']}` | {run['cpu_s']:.2f} | {torch['median']:.3g} | {against} |")
+    return [*lines, ""]
+
+
 def targets(results: Mapping[str, dict[str, Any]]) -> list[str]:
     """The table of targets, with the measured value and whether it is met."""
     lines = ["## Targets", "", "| workload | ours | against | target | measured | |", "|---|---|---|---|---|---|"]
@@ -159,7 +182,7 @@ def merged(versions: Mapping[str, Mapping[str, str]]) -> str:
 def page(text: str, folder: Path) -> str:
     """The page with its generated part renewed."""
     head, _, rest = text.partition(BEGIN)
-    made = "\n".join([render(latest(folder)), *clients(folder)])
+    made = "\n".join([render(latest(folder)), *clients(folder), *startup(folder)])
     return f"{head}{BEGIN}\n\n{made}\n{END}{rest.partition(END)[2]}"
 
 

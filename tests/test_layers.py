@@ -15,6 +15,7 @@ LAYERS = [
     ("executors",),
     ("runs",),
     ("preflight", "tracking", "federation.progress", "federation.round", "federation.parts", "federation.results"),
+    ("federation.selection",),
     ("trainer",),
     ("report",),
     ("config",),

@@ -275,6 +275,28 @@ def new_client(args: Sequence[str]) -> int:
     return 0
 
 
+def embed(args: Sequence[str]) -> int:
+    """``fedloge embed``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge embed",
+        description="Write the features of all images of a source, for training on features alone "
+        "(--data.source=Features --data.source.file=FILE --model.backbone=Identity).",
+        epilog="The data and the backbone are given by options of `fedloge fit`, --config among them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="an .npz or .parquet file to write")
+    parser.add_argument("--run", metavar="RUN", help="a run whose trained generic body is used")
+    known, options = parser.parse_known_args(args)
+    check_options([*(run_config(known.run) if known.run else []), *options], vars(known))
+    _load()
+
+    from fedloge.inference.embed import embed_source
+
+    rows, length = embed_source(options, known.output, known.run)["features"].shape
+    print(f"{rows:,} vectors of {length} features are in {known.output}")
+    return 0
+
+
 def report(args: Sequence[str]) -> int:
     """``fedloge report``."""
     description = "Write a report of one finished run, or of several side by side."
@@ -428,6 +450,7 @@ LISTING: tuple[tuple[str, str, Callable[[Sequence[str]], int]], ...] = (
     ("predict RUN [--client K] IMAGES...", "classes of images, by the generic or a client's model", predict),
     ("export RUN [--client K|all] --output DIR", "the models as safetensors, ONNX or TorchScript", export),
     ("new-client RUN DATA [--output DIR]", "a personal model for a client that did not take part", new_client),
+    ("embed [--run RUN] --output FILE ...", "features of all images in a file, to train on them alone", embed),
     ("report RUN [RUN ...] [--format html]", "a page (html), text (md), table (csv) or picture (png) of runs", report),
     ("analyze RUN [RUN ...] [--output DIR]", "features and heads of runs: degeneration, pruning, angles", analyze),
     (

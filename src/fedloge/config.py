@@ -98,6 +98,7 @@ class SaveConfig(FederatedCallback):
         if path.is_file():
             old, new = (flatten(yaml.safe_load(text)) for text in (path.read_text(encoding="utf-8"), self.text))
             changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+            changed = [key for key in changed if key in old or new[key]]  # an older version lacked options that are off
             changed = [key for key in changed if not key.startswith(HARMLESS)]
             if changed:
                 changes = "; ".join(f"{key}={old.get(key)!r} (now {new.get(key)!r})" for key in changed)

@@ -22,6 +22,7 @@ from fedloge.federation.progress import Progress, resume
 from fedloge.federation.round import Faults, Received
 from fedloge.federation.sampling import sample_cohort
 from fedloge.federation.seeding import SERVER, Stream, generator
+from fedloge.federation.selection import Selection, check_metric, check_validation
 from fedloge.federation.state import FederatedState
 from fedloge.methods.base import Client, Method
 from fedloge.preflight import preflight
@@ -64,6 +65,8 @@ class FederatedTrainer(Trainer, HasParts):
         precision: Lightning's ``precision``.
         threads: Number of torch threads that train a client on the CPU. More than one changes results in the last bit.
         profile: Write the time of each round by part to ``profile.csv``.
+        keep_best: Validation result by which a round is chosen, ``val/global/acc`` for example. Its checkpoint is kept
+            beside the last, and its test results are reported beside the last round's, which stay the headline.
         logger: ``wandb``, ``tensorboard`` or ``csv``, whose files go into the run folder, or Lightning loggers; they
             get the metrics with the round as the step.
         callbacks: Lightning callbacks; those of type :class:`FederatedCallback` are called round by round.
@@ -93,11 +96,13 @@ class FederatedTrainer(Trainer, HasParts):
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         threads: int = 1,
         profile: bool = False,
+        keep_best: str | None = None,
         logger: Logger | list[Logger | str] | bool | str | None = None,
         callbacks: Callback | list[Callback] | None = None,
     ) -> None:
         checks.check_lengths(rounds, local_epochs, participation, evaluate_every, checkpoint_every)
         checks.check_limits(seed, threads, on_client_failure, min_clients)
+        check_metric(keep_best)
         names, loggers = split_names(logger)
         tracking = [Tracking(names)] if names or loggers else []
         with quiet_lightning(), checks.clear_accelerator_errors(accelerator):
@@ -117,6 +122,7 @@ class FederatedTrainer(Trainer, HasParts):
         self.asked_executor, self.seed = executor, seed
         self.run_dir, self.overwrite = run_dir, overwrite
         self.on_client_failure, self.min_clients = on_client_failure, min_clients
+        self.keep_best = keep_best
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
         self.shot_rule: ShotRule = shot_rule
         self.personal_shots: PersonalShots = personal_shots
@@ -231,6 +237,8 @@ class FederatedTrainer(Trainer, HasParts):
         row = {**result.scalars(), **progress.row, "time/round_s": seconds}
         with self._interrupts.held_back():
             results.write_round(self.parts, progress, row, result, last=round == self.rounds)
+            if self.keep_best:
+                Selection(self.keep_best, self.parts).keep(progress)
         for logger in self.loggers:
             logger.log_metrics(row, step=round)
         return row
@@ -242,6 +250,8 @@ class FederatedTrainer(Trainer, HasParts):
         results.write_confusion(self.parts, result)
         self._save("final", result.final, progress)
         summary = results.run_summary(self.parts, result, progress.exchanged, progress.seconds)
+        if self.keep_best and progress.row:
+            summary |= Selection(self.keep_best, self.parts).summary()
         self.folder.write_json("summary.json", summary)
         self._call("on_run_end", summary)
         return summary
@@ -267,8 +277,9 @@ class FederatedTrainer(Trainer, HasParts):
         """Load and split the data, let the server prepare the method, and return the state before the first round."""
         data.prepare_data()
         data.setup("fit")
-        checks.check_fit(method, data)
-        self.attach(method, data)
+        checks.check_fit(method, data, self.local_epochs)
+        check_validation(self.keep_best, data)
+        self.attach(method, data.embedded(method.backbone, self.strategy.root_device, method.needs_images))
         method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
         return method.initial_state(data.num_clients, lambda k: generator(self.seed, 0, k, Stream.PERSONAL))
 
@@ -289,11 +300,11 @@ class FederatedTrainer(Trainer, HasParts):
         executor = make_executor(self.asked_executor, work, method, settings, data)
         executor.start(method, data, settings)
         threads = max(executor.idle_cores, settings.threads)
-        evaluator = Evaluator(
-            method, data, population, self.mask_absent, self.shot_rule, settings.device, threads, self.personal_shots
-        )
+        options = (self.mask_absent, self.shot_rule, settings.device, threads, self.personal_shots)
+        evaluator, validation = Evaluator(method, data, population, *options), data.validation()
+        validator = None if validation is None else Evaluator(method, validation, population, *options)
         faults = Faults(folder, self.on_client_failure, settings.attempts, self.min_clients)
-        self._parts = Parts(method, data, population, executor, evaluator, folder, faults, self.seed)
+        self._parts = Parts(method, data, population, executor, evaluator, validator, folder, faults, self.seed)
 
     def _run_folder(self, method: Method) -> RunFolder:
         return RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")

@@ -205,11 +205,59 @@ def test_pickles_and_copies(data):
         ("scheme", "foo"),
         ("profile", "foo"),
         ("augment", "foo"),
+        ("val_fraction", -0.1),
+        ("val_fraction", 1.0),
     ],
 )
 def test_bad_values_name_the_option(make_data, option, value):
     with pytest.raises(ConfigError, match=rf"data\.{option}="):
         make_data(**{option: value})
+
+
+def test_nothing_is_held_out_by_default(data):
+    assert data.validation() is None
+    assert data.partition.val == ()
+
+
+def test_a_share_of_the_training_images_is_held_out(make_data):
+    """Sixty images of three classes; a fifth of each client's is served for validation and no longer for training."""
+    data = make_data(imbalance_factor=None, val_fraction=0.2)
+    data.setup()
+    validation = data.validation()
+    assert len(validation.test_labels) == sum(map(len, data.partition.val)) == pytest.approx(12, abs=1)
+    assert sum(data.class_counts) == 60 - len(validation.test_labels)
+    for client in (0, 1):
+        indices = validation.client_test_indices(client)
+        images, labels = next(iter(validation.test_batches(indices)))
+        own = torch.from_numpy(data.partition.val[client])
+        assert torch.equal(labels, data.dataset.train_labels[own])
+        assert torch.equal(labels, validation.test_labels[indices])
+        assert torch.equal(images, next(iter(data.sequential(data.dataset.train, data.dataset.train_labels, own)))[0])
+
+
+class Validated(Source):
+    """Two classes, and validation images that are brighter than all others."""
+
+    name, class_names, channels, image_size, mean, std = "own", ("a", "b"), 1, 4, (0.0,), (1.0,)
+
+    def load(self):
+        images, labels = TensorImages(torch.zeros(40, 1, 4, 4, dtype=torch.uint8)), torch.arange(40) % 2
+        val = TensorImages(torch.full((10, 1, 4, 4), 255, dtype=torch.uint8))
+        return Dataset(images, labels, images, labels, val=val, val_labels=torch.arange(10) % 2)
+
+
+def test_a_source_may_have_validation_images_of_its_own(make_data):
+    data = make_data(Validated(), imbalance_factor=None)
+    data.setup()
+    images, labels = next(iter(data.validation().test_batches()))
+    assert torch.equal(labels, torch.arange(10) % 2)
+    assert bool((images == 1).all())
+    assert sum(data.class_counts) == 40
+
+
+def test_a_share_beside_validation_images_of_the_source_is_refused(make_data):
+    with pytest.raises(ConfigError, match=r"data\.val_fraction=0\.1 but own has validation images of its own"):
+        make_data(Validated(), val_fraction=0.1).setup()
 
 
 def test_asking_before_setup_is_an_error(make_data):

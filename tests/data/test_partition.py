@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fedloge.data.longtail import long_tail
 from fedloge.data.partition import Partition, local_tests, make_partition
+from fedloge.data.splits import hold_out
 from fedloge.errors import ConfigError, DataError
 
 PUBLISHED = {  # sha256 of the client x class matrices, training and local test, as JSON
@@ -230,3 +231,73 @@ def test_the_published_recipe_may_leave_a_client_empty():
     train = np.repeat([0, 1], 10)
     with pytest.raises(ConfigError, match=r"data\.scheme='dirichlet_paper' left client \d+ without training images"):
         split(train, train, scheme="dirichlet_paper", num_clients=15, alpha=0.01)
+
+
+def labelled(counts):
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+def test_images_are_held_out_by_class():
+    """A tenth of 20, 10 and 5 images is 2, 1 and 0.5 images, of 35 together 4: the last class gives one."""
+    labels = labelled([20, 10, 5])
+    held = hold_out(labels, 0.1, np.random.default_rng(0))
+    assert np.bincount(labels[held], minlength=3).tolist() == [2, 1, 1]
+
+
+def test_a_class_keeps_an_image():
+    labels = labelled([1, 2, 30])
+    held = hold_out(labels, 0.9, np.random.default_rng(0))
+    assert (np.bincount(labels[~held], minlength=3) > 0).all()
+
+
+def test_a_group_is_held_out_as_a_whole():
+    """Thirty groups of four images of one class each."""
+    groups, labels = np.repeat(np.arange(30), 4), np.repeat(np.arange(30) % 3, 4)
+    held = hold_out(labels, 0.2, np.random.default_rng(0), groups)
+    assert np.bincount(labels[held]).tolist() == [8, 8, 8]
+    assert set(np.bincount(groups, held)) == {0.0, 4.0}
+
+
+def test_the_smallest_group_is_held_out_where_every_group_is_too_large():
+    groups = np.repeat([0, 1, 2], [30, 20, 25])
+    held = hold_out(np.zeros(75, dtype=np.int64), 0.1, np.random.default_rng(0), groups)
+    assert set(groups[held]) == {1}
+
+
+@pytest.fixture
+def iid():
+    labels, test_labels = labelled([100, 60, 40]), labelled([10, 10, 10])
+    return labels, test_labels, split(labels, test_labels, scheme="iid", num_clients=4)
+
+
+def test_validation_leaves_tests_and_images_as_they_are(iid):
+    """Training and validation images of a client together are its training images without validation."""
+    labels, _, plain = iid
+    validated = plain.with_validation(labels, 0.2)
+    for k in range(4):
+        both = np.concatenate([validated.train[k], validated.val[k]])
+        assert np.array_equal(np.sort(both), np.sort(plain.train[k]))
+        assert len(validated.val[k]) == 10
+        assert np.array_equal(validated.test[k], plain.test[k])
+    assert np.array_equal(validated.train_counts + validated.val_counts, plain.train_counts)
+    assert validated.sha256 != plain.sha256
+
+
+def test_validation_is_saved(iid, tmp_path):
+    labels, test_labels, plain = iid
+    partition = plain.with_validation(labels, 0.2)
+    partition.save(tmp_path / "p.json")
+    again = Partition.load(tmp_path / "p.json")
+    assert again.sha256 == partition.sha256
+    assert np.array_equal(again.val_counts, partition.val_counts)
+    assert again.fits(labels, test_labels, 3)
+    assert not again.fits(labels, test_labels, 3, labels[::-1].copy())
+
+
+def test_validation_images_of_a_common_set_follow_the_training_images(iid):
+    """Client k gets, of every class, its share of 20 validation images, rounded down."""
+    _, _, plain = iid
+    drawn = plain.with_drawn_validation(labelled([10, 5, 5]))
+    assert np.array_equal(drawn.val_counts, 20 * plain.train_counts // 200)
+    assert all(len(own) == count.sum() for own, count in zip(drawn.val, drawn.val_counts, strict=True))
+    assert np.array_equal(np.concatenate(drawn.train), np.concatenate(plain.train))

@@ -8,7 +8,13 @@ import yaml
 
 from fedloge.cli import main
 from fedloge.errors import FedlogeError
-from fedloge.experiments.compare import comparison_markdown, comparison_rows, load_comparison
+from fedloge.experiments.compare import (
+    Comparison,
+    best_note,
+    comparison_markdown,
+    comparison_rows,
+    load_comparison,
+)
 from fedloge.experiments.plan import Plan
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
@@ -157,6 +163,37 @@ def test_nothing_done_yet_is_a_table_too(tmp_path):
     rows = comparison_rows(plan)
     assert rows[0].done == []
     assert "no run is done" in comparison_markdown(plan, rows)
+
+
+def finished(folder, name, column, values):
+    """A row with a finished run for each value, which is the last of a column of its metrics."""
+    cells = [Cell(name, seed, {}, folder / name) for seed in range(len(values))]
+    for cell, value in zip(cells, values, strict=True):
+        cell.run.mkdir(parents=True)
+        (cell.run / "summary.json").write_text("{}")
+        (cell.run / "metrics.csv").write_text(f"round,{column}\n1,0.99\n2,{value}\n")
+    return Row(name, cells)
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("val/global/acc", "Best val/global/acc: 0.6 with B, chosen on validation images."),
+        ("val/personal/acc_std", "Best val/personal/acc_std: 0.3 with A, chosen on validation images."),
+        ("global/acc", "Best global/acc: 0.6 with B, chosen on the test set: optimistic."),
+    ],
+)
+def test_the_best_method_by_a_metric(metric, words, tmp_path):
+    """The means of the last values are 0.3 and 0.6; of a deviation the smaller is better."""
+    rows = [finished(tmp_path, "A", metric, [0.2, 0.4]), finished(tmp_path, "B", metric, [0.6, 0.6])]
+    assert best_note(Comparison(rows=rows, output_dir=tmp_path, metric=metric)) == words
+    missing = Comparison(rows=rows, output_dir=tmp_path, metric="val/global/f1")
+    assert best_note(missing) == "No run has val/global/f1."
+
+
+def test_a_comparison_takes_its_metric_from_the_file_or_the_command_line():
+    assert load_comparison(QUICK).metric is None
+    assert load_comparison(QUICK, ["--metric=val/global/acc"]).metric == "val/global/acc"
 
 
 @pytest.mark.slow

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fedloge.cli import main
+from fedloge.report.tables import accuracy_table
 from fedloge.report.write import write_report
 
 QUICKSTART = ["fit", "--config", str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")]
@@ -29,6 +31,21 @@ def test_markdown(run_folder, tmp_path, capsys):
     assert "Worst tenth: client" in text
     lengths = {line.count("|") for line in text.partition("## Accuracy by class")[2].splitlines() if "|" in line}
     assert len(lengths) == 1
+
+
+def test_a_round_that_was_chosen_by_validation_stands_beside_the_last(make_run, tmp_path):
+    groups = {"acc_many": 0.5, "acc_medium": 0.5, "acc_few": 0.5}
+    part = {"acc": 0.4321, **groups}
+    about = {"metric": "val/global/acc", "round": 3, "value": 0.65}
+    run = make_run(selected={**about, "global": part, "personal": None}, val={"global": part, "personal": None})
+    text = write_report([run], tmp_path / "r.md").read_text()
+    assert "rounds 4; round 3 was chosen on validation images (val/global/acc 0.65)" in text
+    assert "| round 3, chosen on validation images | 43.2" in text
+    assert "| validation images, last round | 43.2" in text
+    summary = json.loads((run / "summary.json").read_text())
+    shown = Console(width=120, record=True, file=io.StringIO())
+    shown.print(accuracy_table(summary))
+    assert "round 3 was chosen on validation images" in " ".join(shown.export_text().split())
 
 
 def test_csv_holds_the_numbers_of_the_summary(run_folder, tmp_path):

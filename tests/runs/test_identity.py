@@ -196,3 +196,12 @@ def test_names_that_are_not_utf8_are_refused_at_the_start(home, refusal, verb):
     assert r"are not UTF-8: b'b\xe9e'. Rename them." in refusal(verb, *options)
     assert not (home / "new").exists()
     assert r"1 name(s) of the command line are not UTF-8: b'b\xe9e'" in refusal(verb, name)
+
+
+def test_a_split_is_used_for_the_images_that_it_was_made_for(home, refusal):
+    fit = ["fit", "--config", "fit.yaml", "--trainer.rounds=1", "--trainer.run_dir=new", "--quiet"]
+    split = "--data.partition_file=run/partition.json"
+    assert main([*fit, split, "--data.source.init_args.image_size=10"]) == 0
+    rename(home, "ant", "zant")
+    error = refusal(*fit, split, "--trainer.overwrite=true")
+    assert "data.partition_file='run/partition.json' was made for other images than those of pets: class 0 is" in error

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -12,12 +16,17 @@ from torch import Tensor
 
 from fedloge.checks import check_choice, check_least, check_not_negative
 from fedloge.data.augment import Augment
+from fedloge.data.embedding import embed_dataset
+from fedloge.data.images import Images
 from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
 from fedloge.data.longtail import Profile, long_tail, max_over_min, observed_factor
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition
+from fedloge.data.record import RECORD, DataRecord
 from fedloge.data.sources.base import Dataset, Source
+from fedloge.data.splits import Ints
 from fedloge.errors import ConfigError, DataError
 from fedloge.federation.seeding import SERVER, Stream, generator
+from fedloge.models.base import Backbone
 
 PAPER_SHUFFLE_SEED = 0
 """Seed of the shuffle that selects the images of the published long-tailed datasets."""
@@ -44,6 +53,8 @@ class FederatedDataModule(LightningDataModule):
             such a set; privileged knowledge, 0 by default.
         partition_file: Saved split to use instead of making one.
         eval_batch_size: Batch size of testing.
+        val_fraction: Share of each client's training images that is held out for validation, by class; 0 holds out
+            none. The test sets stay the same. A source with validation images of its own needs no share.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -64,6 +75,7 @@ class FederatedDataModule(LightningDataModule):
         auxiliary: int = 0,
         partition_file: str | None = None,
         eval_batch_size: int = 100,
+        val_fraction: float = 0.0,
     ) -> None:
         super().__init__()
         check_split(scheme, num_clients, alpha, min_samples)
@@ -74,11 +86,14 @@ class FederatedDataModule(LightningDataModule):
         check_not_negative("data.auxiliary", auxiliary, "0 gives the server no images.")
         if not 0 <= seed < 2**32:
             raise ConfigError("data.seed", seed, "must lie in [0, 2**32)", "The published splits have 3407.")
+        if not 0 <= val_fraction < 1:
+            raise ConfigError("data.val_fraction", val_fraction, "must lie in [0, 1)", "For example 0.1.")
         self.source, self.num_clients, self.alpha = source, num_clients, alpha
         self.imbalance_factor = None if imbalance_factor is None else max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.augment, self.seed, self.auxiliary, self.partition_file = augment, seed, auxiliary, partition_file
+        self.val_fraction = val_fraction
         self._dataset: Dataset | None = None
         self._partition: Partition | None = None
 
@@ -92,7 +107,8 @@ class FederatedDataModule(LightningDataModule):
         """Load the images and split them; a second call does nothing, unless files of images were changed since."""
         self.load()
         if self._partition is None:
-            self._partition = self._load_partition() if self.partition_file else self._make_partition()
+            split = self._load_partition() if self.partition_file else self._make_partition()
+            self._partition = self._with_validation(split)
 
     def train_dataloader(self) -> BatchLoader:
         """The pooled long-tailed training set, for centralised training."""
@@ -161,6 +177,15 @@ class FederatedDataModule(LightningDataModule):
         """Labels of the global test set, int64 [n_test]."""
         return self.dataset.test_labels
 
+    def validation(self) -> Validation | None:
+        """The clients' validation images; None if no client has any."""
+        partition, dataset = self.partition, self.dataset
+        if not sum(map(len, partition.val)):
+            return None
+        if dataset.val is not None and dataset.val_labels is not None:
+            return Validation(self, dataset.val, dataset.val_labels, np.arange(len(dataset.val_labels)))
+        return Validation(self, dataset.train, dataset.train_labels, np.unique(np.concatenate(partition.val)))
+
     def client_counts(self, client: int) -> Sequence[int]:
         """Class counts n_{k,c} of a client's training images, length C."""
         counts: list[int] = self.partition.train_counts[client].tolist()
@@ -207,6 +232,45 @@ class FederatedDataModule(LightningDataModule):
         batches = list(self._plain_loader(chosen))
         return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
+    def embedded(self, backbone: Backbone, device: torch.device, needs_images: bool = False) -> FederatedDataModule:
+        """The data with features in the place of images if the whole backbone is frozen; else the data themselves.
+
+        Args:
+            backbone: Backbone θ; it passes features [n, d, 1, 1] through.
+            device: Device to compute on.
+            needs_images: Whether the method changes images, so that they are kept.
+
+        Raises:
+            ConfigError: If the source has features already, and they cannot be augmented or the method needs images.
+        """
+        if self.image_size == 1:
+            self._check_features(needs_images)
+        if backbone.frozen != ("",) or needs_images:
+            return self
+        if self.augment != "none":
+            warnings.warn(
+                "the backbone is frozen, so its features are computed once: images are not augmented "
+                f"(data.augment={self.augment!r} has no effect)",
+                stacklevel=2,
+            )
+        settings = self.batch_settings(device)
+        body = copy.deepcopy(backbone).eval().to(device)
+        made = copy.copy(self)
+        made._dataset = embed_dataset(self.dataset, body, settings)
+        made.source = copy.copy(self.source)
+        made.source.channels, made.source.image_size, made.source.stored_size = backbone.out_features, 1, None
+        made.source.mean, made.source.std = (0.0,) * backbone.out_features, (1.0,) * backbone.out_features
+        made.augment = "none"
+        return made
+
+    def _check_features(self, needs_images: bool) -> None:
+        if self.augment != "none":
+            remedy = "Set --data.augment=none."
+            raise ConfigError("data.augment", self.augment, "cannot augment features", remedy)
+        if needs_images:
+            problem = "holds features, and this method changes the images themselves"
+            raise ConfigError("data.source", self.source.name, problem, "Choose another method or source.")
+
     def test_batches(self, indices: Tensor | None = None, device: torch.device | None = None) -> Iterator[Batch]:
         """Batches of the global test set in order, or of the images at ``indices``, without augmentation."""
         chosen = torch.arange(len(self.test_labels)) if indices is None else indices.cpu()
@@ -217,12 +281,20 @@ class FederatedDataModule(LightningDataModule):
         return BatchLoader(self.dataset.train, self.dataset.train_labels, indices, settings, random)
 
     def _test_loader(self, indices: Tensor, device: torch.device | None = None) -> SequentialLoader:
-        settings = self._settings(self.eval_batch_size, device)
-        return SequentialLoader(self.dataset.test, self.test_labels, indices, settings)
+        return self.sequential(self.dataset.test, self.test_labels, indices, device)
 
     def _plain_loader(self, indices: Tensor, device: torch.device | None = None) -> SequentialLoader:
-        settings = self._settings(self.eval_batch_size, device)
-        return SequentialLoader(self.dataset.train, self.dataset.train_labels, indices, settings)
+        return self.sequential(self.dataset.train, self.dataset.train_labels, indices, device)
+
+    def sequential(
+        self, images: Images, labels: Tensor, indices: Tensor, device: torch.device | None = None
+    ) -> SequentialLoader:
+        """Batches of some images for testing, in order and without augmentation."""
+        return SequentialLoader(images, labels, indices, self._settings(self.eval_batch_size, device))
+
+    def batch_settings(self, device: torch.device | None = None) -> BatchSettings:
+        """Settings of batches for testing, without augmentation."""
+        return replace(self._settings(self.eval_batch_size, device), augment="none")
 
     def _settings(self, batch_size: int, device: torch.device | None) -> BatchSettings:
         source = self.source
@@ -255,13 +327,67 @@ class FederatedDataModule(LightningDataModule):
             users=None if users is None else users.numpy(),
         )
 
+    def _with_validation(self, split: Partition) -> Partition:
+        """The split with validation images for the clients, if it has none and they are asked for or the source's."""
+        labels = self.dataset.val_labels
+        if labels is not None and self.val_fraction:
+            remedy = "Set it to 0."
+            problem = f"but {self.source.name} has validation images of its own"
+            raise ConfigError("data.val_fraction", self.val_fraction, problem, remedy)
+        if split.val:
+            return split
+        if labels is not None:
+            return split.with_drawn_validation(labels.numpy())
+        train = self.dataset.train_labels.numpy()
+        return split.with_validation(train, self.val_fraction) if self.val_fraction else split
+
     def _load_partition(self) -> Partition:
         path = str(self.partition_file)
-        partition = Partition.load(path)
+        partition, record = Partition.load(path), Path(path).with_name(RECORD)
+        if record.is_file():
+            changes = DataRecord.load(record).other_images(DataRecord.of(self.source, self.dataset))
+            if changes:
+                problem = f"was made for other images than those of {self.source.name}: {'; '.join(changes)}"
+                raise ConfigError("data.partition_file", path, problem, "Leave it out to make a split of these.")
         if len(partition.train) != self.num_clients:
             problem = f"but {path!r} has {len(partition.train)} clients"
             raise ConfigError("data.num_clients", self.num_clients, problem, "Set it to that number.")
-        labels = self.dataset.train_labels.numpy(), self.test_labels.numpy()
-        if not partition.fits(*labels, self.num_classes):
+        train, test, val = self.dataset.train_labels, self.test_labels, self.dataset.val_labels
+        if not partition.fits(train.numpy(), test.numpy(), self.num_classes, None if val is None else val.numpy()):
             raise DataError(f"data.partition_file={path!r} was made for other data than {self.source.name}.")
         return partition
+
+
+class Validation:
+    """Validation images of all clients, in the place of the test set of a :class:`FederatedDataModule`.
+
+    Args:
+        data: Data module after ``setup``.
+        images: Images that the partition's ``val`` selects from.
+        labels: Their classes, int64.
+        chosen: Indices of the images that the generic model is validated on, ascending; those of a client are among
+            them.
+    """
+
+    def __init__(self, data: FederatedDataModule, images: Images, labels: Tensor, chosen: Ints) -> None:
+        self._data, self._images, self._labels, self._chosen = data, images, labels, chosen
+
+    @property
+    def class_counts(self) -> Sequence[int]:
+        """Class counts N_c of the training set, length C."""
+        return self._data.class_counts
+
+    @property
+    def test_labels(self) -> Tensor:
+        """Labels of the validation set, int64 [n_val]."""
+        return self._labels[torch.from_numpy(self._chosen)]
+
+    def test_batches(self, indices: Tensor | None = None, device: torch.device | None = None) -> Iterator[Batch]:
+        """Batches of the validation set in order, or of the images at ``indices``."""
+        chosen = torch.from_numpy(self._chosen)
+        chosen = chosen if indices is None else chosen[indices.cpu()]
+        return iter(self._data.sequential(self._images, self._labels, chosen, device))
+
+    def client_test_indices(self, client: int) -> Tensor:
+        """Indices of a client's validation images in the validation set, int64."""
+        return torch.from_numpy(np.searchsorted(self._chosen, self._data.partition.val[client]))

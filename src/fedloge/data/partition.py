@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from fedloge.data.splits import (
     count_matrix,
     dirichlet,
     dirichlet_paper,
+    hold_out,
     iid,
     local_test_counts,
     local_tests,
@@ -25,6 +26,9 @@ from fedloge.data.splits import (
 from fedloge.errors import ConfigError, DataError
 
 Scheme = Literal["dirichlet", "dirichlet_paper", "iid", "natural"]
+
+VALIDATION = 1
+"""Random stream of the validation images, apart from that of the split, which therefore stays the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,9 @@ class Partition:
         test: Per client, indices of the source's test images; an index may occur more than once.
         train_counts: Class counts n_{k,c} of the training images, int64 [K, C].
         test_counts: Class counts of the local test sets, int64 [K, C].
+        val: Per client, indices of the source's validation images, or of its training images where the source has no
+            validation images; empty if no client holds any.
+        val_counts: Class counts of the clients' validation images, int64 [K, C]; None without any.
     """
 
     scheme: str
@@ -50,6 +57,8 @@ class Partition:
     test: tuple[Ints, ...]
     train_counts: Ints
     test_counts: Ints
+    val: tuple[Ints, ...] = ()
+    val_counts: Ints | None = None
 
     @property
     def has_alpha(self) -> bool:
@@ -59,23 +68,50 @@ class Partition:
     @property
     def sha256(self) -> str:
         """Hash of the clients' image indices, independent of scheme and seed."""
-        content = [[own.tolist() for own in part] for part in (self.train, self.test)]
+        parts = (self.train, self.test, self.val) if self.val else (self.train, self.test)
+        content = [[own.tolist() for own in part] for part in parts]
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
 
-    def fits(self, train_labels: Ints, test_labels: Ints, num_classes: int) -> bool:
+    def fits(self, train_labels: Ints, test_labels: Ints, num_classes: int, val_labels: Ints | None = None) -> bool:
         """Whether the class counts of every client agree with these labels."""
-        pairs = ((train_labels, self.train, self.train_counts), (test_labels, self.test, self.test_counts))
-        for labels, part, counts in pairs:
+        validated = train_labels if val_labels is None else val_labels
+        for labels, (part, counts) in zip((train_labels, test_labels, validated), self._parts(), strict=False):
             if counts.shape[1] != num_classes or any(own.max(initial=-1) >= len(labels) for own in part):
                 return False
             if not np.array_equal([np.bincount(labels[own], minlength=num_classes) for own in part], counts):
                 return False
         return True
 
+    def with_validation(self, labels: Ints, fraction: float) -> Partition:
+        """The partition with a share of each client's training images held out for validation, by class.
+
+        The test sets stay the same. Every class of a client keeps at least one training image.
+
+        Args:
+            labels: Class of each training image of the source, int64 [n].
+            fraction: Share in (0, 1).
+        """
+        rng, (_, num_classes) = np.random.default_rng([self.seed, VALIDATION]), self.train_counts.shape
+        held = [hold_out(labels[own], fraction, rng) for own in self.train]
+        val = tuple(own[mask] for own, mask in zip(self.train, held, strict=True))
+        counts = np.stack([np.bincount(labels[own], minlength=num_classes) for own in val])
+        train = tuple(own[~mask] for own, mask in zip(self.train, held, strict=True))
+        return replace(self, train=train, train_counts=self.train_counts - counts, val=val, val_counts=counts)
+
+    def with_drawn_validation(self, labels: Ints) -> Partition:
+        """The partition with validation images for each client, drawn from a common set as the test images are.
+
+        Args:
+            labels: Class of each validation image of the source, int64 [n_val].
+        """
+        counts = local_test_counts(self.train_counts, labels)
+        val = local_tests(counts, labels, np.random.default_rng([self.seed, VALIDATION]))
+        return replace(self, val=val, val_counts=counts)
+
     def save(self, path: str | Path) -> None:
         """Write the partition as JSON."""
-        rows = zip(self.train, self.test, self.train_counts, self.test_counts, strict=True)
-        keys = ("train", "test", "train_counts", "test_counts")
+        keys = ["train", "test", "train_counts", "test_counts"] + (["val", "val_counts"] if self.val else [])
+        rows = zip(*(getattr(self, key) for key in keys), strict=True)
         content = {
             "scheme": self.scheme,
             "seed": self.seed,
@@ -108,20 +144,36 @@ class Partition:
 
     @classmethod
     def _parse(cls, content: Any) -> Partition:
+        validated = "val" in content["clients"][0]
+
         def column(key: str) -> tuple[Ints, ...]:
             return tuple(np.array(client[key], dtype=np.int64).reshape(-1) for client in content["clients"])
 
-        counts = [np.stack(column(key)) for key in ("train_counts", "test_counts")]
-        numbers = (int(content["seed"]), float(content["alpha"]), float(content["IF"]))
-        return cls(str(content["scheme"]), *numbers, column("train"), column("test"), *counts)
+        return cls(
+            scheme=str(content["scheme"]),
+            seed=int(content["seed"]),
+            alpha=float(content["alpha"]),
+            imbalance_factor=float(content["IF"]),
+            train=column("train"),
+            test=column("test"),
+            train_counts=np.stack(column("train_counts")),
+            test_counts=np.stack(column("test_counts")),
+            val=column("val") if validated else (),
+            val_counts=np.stack(column("val_counts")) if validated else None,
+        )
+
+    def _parts(self) -> list[tuple[tuple[Ints, ...], Ints]]:
+        """Images and class counts of training, test and, if any client holds some, validation."""
+        parts = [(self.train, self.train_counts), (self.test, self.test_counts)]
+        return parts if self.val_counts is None else [*parts, (self.val, self.val_counts)]
 
     def _problem(self) -> str | None:
         owned = np.concatenate(self.train)
-        if min(own.min(initial=0) for own in (*self.train, *self.test)) < 0:
+        if min(own.min(initial=0) for own in (*self.train, *self.test, *self.val)) < 0:
             return "an index is negative"
         if len(np.unique(owned)) < len(owned):
             return "a training image occurs twice"
-        for part, counts in ((self.train, self.train_counts), (self.test, self.test_counts)):
+        for part, counts in self._parts():
             if [len(own) for own in part] != counts.sum(1).tolist():
                 return "the class counts of a client do not add up to its images"
         return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedloge.data.images import Images, TensorImages, files_of
@@ -23,6 +24,9 @@ RECORD = "data.json"
 
 MARK = 8
 """Hexadecimal digits that stand for an image in the record."""
+
+FORM = ("image_size", "stored_size", "channels", "mean", "std")
+"""How images are taken."""
 
 SAMPLED = 1000
 """Number of images without files whose pixels are part of the digest."""
@@ -60,7 +64,7 @@ class ImageDigest:
             paths[label, entry[:MARK]] = name
         if isinstance(images, TensorImages) and files is None:
             sample = images.images[:: max(len(images) // SAMPLED, 1)]
-            whole.update(sample.cpu().contiguous().numpy().tobytes())
+            whole.update(sample.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return cls(len(images), whole.hexdigest(), {label: "".join(own) for label, own in marks.items()}, paths)
 
     def differences(self, now: ImageDigest, class_names: Sequence[str]) -> Iterator[str]:
@@ -157,16 +161,17 @@ class DataRecord:
 
     def differences(self, now: DataRecord) -> list[str]:
         """What differs in other data, apart from their name and place; empty if they mean the same."""
+        pairs = [(option, getattr(self, option), getattr(now, option)) for option in FORM]
+        form = [f"{option}={old!r} (now {new!r})" for option, old, new in pairs if old != new]
+        return [*self._other_classes(now), *form] or self.other_images(now)
+
+    def other_images(self, now: DataRecord) -> list[str]:
+        """What differs in the classes and images of other data, whatever their size and statistics."""
         found = list(self._other_classes(now))
-        for option in ("image_size", "stored_size", "channels", "mean", "std"):
-            old, new = getattr(self, option), getattr(now, option)
-            if old != new:
-                found.append(f"{option}={old!r} (now {new!r})")
-        if not found:  # labels mean the same
-            for part, digest in self.images.items():
-                own = now.images.get(part)
-                changes = ["none are there"] if own is None else digest.differences(own, self.class_names)
-                found += [f"{part} images: {change}" for change in changes]
+        for part, digest in self.images.items() if not found else ():
+            own = now.images.get(part)
+            changes = ["none are there"] if own is None else digest.differences(own, self.class_names)
+            found += [f"{part} images: {change}" for change in changes]
         return found
 
     def same_images(self, other: DataRecord) -> bool:

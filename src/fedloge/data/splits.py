@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedloge.errors import ConfigError
 
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 def dirichlet(labels: Ints, num_classes: int, num_clients: int, alpha: float, rng: np.random.Generator) -> Ints:
@@ -73,6 +74,58 @@ def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: 
             sizes[poor] += 1
             sizes[rich] -= 1
     return owners
+
+
+def hold_out(labels: Ints, fraction: float, rng: np.random.Generator, groups: Ints | None = None) -> Mask:
+    """Mark images to hold out, stratified by class; a class keeps at least one image, so that it can be learned.
+
+    Args:
+        labels: Class of each image, int64 [n].
+        fraction: Share to hold out, in [0, 1).
+        rng: Random generator.
+        groups: Group of each image, int64 [n], a patient for example: a group is held out as a whole, or not at all.
+            Groups are taken in random order while that brings the class counts closer to the wanted ones. If none
+            does, the group that misses them least is taken, and one group always stays.
+
+    Returns:
+        Boolean [n].
+    """
+    wanted = _wanted(np.bincount(labels), fraction, rng)
+    if groups is not None:
+        return _hold_out_groups(labels, groups, wanted, rng)
+    held = np.zeros(len(labels), dtype=bool)
+    for c in np.flatnonzero(wanted):
+        held[rng.choice(np.flatnonzero(labels == c), wanted[c], replace=False)] = True
+    return held
+
+
+def _wanted(counts: Ints, fraction: float, rng: np.random.Generator) -> Ints:
+    """Whole numbers of images per class whose sum is the rounded share of all, as close to the shares as possible."""
+    shares = fraction * counts
+    wanted: Ints = np.minimum(np.floor(shares).astype(np.int64), (counts - 1).clip(min=0))
+    missing = int(fraction * counts.sum() + 0.5) - int(wanted.sum())
+    order = np.lexsort((rng.random(len(counts)), wanted - shares))
+    order = order[wanted[order] < counts[order] - 1][: max(missing, 0)]
+    wanted[order] += 1
+    return wanted
+
+
+def _hold_out_groups(labels: Ints, groups: Ints, wanted: Ints, rng: np.random.Generator) -> Mask:
+    names, positions = np.unique(groups, return_inverse=True)
+    counts = count_matrix(positions, labels, len(names), len(wanted))
+    left, chosen = wanted.copy(), np.zeros(len(names), dtype=bool)
+    for group in rng.permutation(len(names)):
+        if _distance(left - counts[group]) < _distance(left) and chosen.sum() < len(names) - 1:
+            chosen[group], left = True, left - counts[group]
+    if wanted.any() and not chosen.any() and len(names) > 1:
+        chosen[np.argmin(_distance(wanted - counts))] = True
+    held: Mask = chosen[positions]
+    return held
+
+
+def _distance(differences: Ints) -> Ints:
+    squares: Ints = (differences**2).sum(-1)
+    return squares
 
 
 def count_matrix(owners: Ints, labels: Ints, num_clients: int, num_classes: int) -> Ints:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,42 @@ from fedloge.experiments.plan import SECTIONS, Plan, named, read_seeds, seeded, 
 from fedloge.experiments.runner import Cell
 from fedloge.experiments.tables import Row
 from fedloge.options import override_value, read_mapping
-from fedloge.runs.measures import BEST, COSTS, GENERIC, LAST10, MASKED, PM, WORST_TENTH, Measure
+from fedloge.runs.measures import (
+    BEST,
+    COSTS,
+    GENERIC,
+    LAST10,
+    MASKED,
+    PM,
+    WORST_TENTH,
+    Measure,
+    chosen_on,
+    higher_is_better,
+)
 from fedloge.tables import Table
 
-KEYS: Mapping[str, type] = {"output_dir": str, "seeds": object, "jobs": int, "methods": dict, **SECTIONS}
+KEYS: Mapping[str, type] = {
+    **{"output_dir": str, "seeds": object, "jobs": int, "metric": str, "methods": dict},
+    **SECTIONS,
+}
 
 MAIN = (*GENERIC, PM, WORST_TENTH, *LAST10, *COSTS)
 COLUMNS = (*GENERIC, PM, WORST_TENTH, *LAST10, *BEST, *COSTS, MASKED)
 """Measures of the main table, and of ``comparison.csv``."""
 
 
-def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Plan):
+    """A comparison: a row per method.
+
+    Args:
+        metric: Column of ``metrics.csv`` by which the best method is named; None names none.
+    """
+
+    metric: str | None = None
+
+
+def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparison:
     """Read a comparison's YAML file: the sections of a run, and methods with their options by name.
 
     Args:
@@ -47,7 +73,7 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         options = with_method(base, name, arguments)
         cells = [Cell(name, seed, seeded(options, seed), output_dir / slug(name)) for seed in seeds]
         rows.append(Row(name, cells))
-    return Plan(rows=rows, output_dir=output_dir, jobs=content.get("jobs"))
+    return Comparison(rows=rows, output_dir=output_dir, jobs=content.get("jobs"), metric=content.get("metric"))
 
 
 def with_method(base: Mapping[str, Any], name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +145,19 @@ def comparison_notes(plan: Plan) -> list[str]:
     notes += tables.privileges(
         {cell.name: summary["privileged"] for cell, summary in zip(done, summaries, strict=True)}
     )
-    return [*notes, *tables.failures(plan.cells())]
+    choice = best_note(plan) if isinstance(plan, Comparison) and plan.metric else None
+    return [*([choice] if choice else []), *notes, *tables.failures(plan.cells())]
+
+
+def best_note(plan: Comparison) -> str:
+    """The method with the best mean of the comparison's metric, and on what images it was chosen."""
+    metric = str(plan.metric)
+    values = {row.name: found for row in plan.rows if (found := tables.last_values(row, metric))}
+    if not values:
+        return f"No run has {metric}."
+    means = {name: statistics.fmean(found) for name, found in values.items()}
+    best = (max if higher_is_better(metric) else min)(means, key=means.__getitem__)
+    return f"Best {metric}: {means[best]:.4g} with {best}, {chosen_on(metric)}."
 
 
 def _initial(cells: Sequence[Cell]) -> str:

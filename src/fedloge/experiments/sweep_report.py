@@ -10,12 +10,10 @@ from rich.table import Table as RichTable
 
 from fedloge.experiments import tables
 from fedloge.experiments.figures import sweep_figure, symbol
-from fedloge.experiments.runner import Cell
 from fedloge.experiments.sweep import Sweep
 from fedloge.experiments.tables import Row
 from fedloge.plotting import png
-from fedloge.runs.folder import RunFolder
-from fedloge.runs.measures import GENERIC, PM, WORST_TENTH
+from fedloge.runs.measures import GENERIC, PM, WORST_TENTH, chosen_on
 from fedloge.tables import Table
 
 SHOWN = (*GENERIC, PM, WORST_TENTH)
@@ -26,16 +24,10 @@ def sweep_rows(sweep: Sweep) -> list[Row]:
     """Rows with the values of each setting, and those of the sweep's metric."""
     rows = []
     for row in sweep.rows:
-        metric = [value for cell in row.done if (value := _last(cell, sweep.metric)) is not None]
+        metric = tables.last_values(row, sweep.metric)
         values = row.measured(row.summaries, SHOWN).values
         rows.append(replace(row, values={**values, METRIC: metric}))
     return rows
-
-
-def _last(cell: Cell, metric: str) -> float | None:
-    """The last value of a column of ``metrics.csv``."""
-    known = [row[metric] for row in RunFolder(cell.run).rows("metrics.csv") if row.get(metric)]
-    return float(known[-1]) if known else None
 
 
 def write_sweep(sweep: Sweep) -> list[Row]:
@@ -71,7 +63,7 @@ def best_note(sweep: Sweep, rows: Sequence[Row]) -> str:
         return f"No run has {sweep.metric}."
     best = (max if sweep.maximize else min)(known, key=lambda row: row.mean(METRIC))
     value = best.mean(METRIC)
-    return f"Best {sweep.metric}: {value:.4g} at {_name(best)}, chosen on the test set: optimistic."
+    return f"Best {sweep.metric}: {value:.4g} at {_name(best)}, {chosen_on(sweep.metric)}."
 
 
 def _table(rows: Sequence[Row]) -> Table:

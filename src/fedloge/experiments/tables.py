@@ -11,6 +11,7 @@ from typing import Any
 
 from fedloge.experiments.runner import Cell
 from fedloge.report.tables import PRIVILEGES
+from fedloge.runs.folder import RunFolder
 from fedloge.runs.measures import CostPerRound, Measure, Summary, mean_std, read_all
 from fedloge.system.storage import clear_os_errors
 from fedloge.tables import Table
@@ -73,6 +74,14 @@ class Row:
         if printed is None:
             return text
         return f"{text} ({100 * printed:.2f})" if is_share(measure) else f"{text} ({printed:g})"
+
+
+def last_values(row: Row, column: str) -> list[float]:
+    """The last value of a column of ``metrics.csv`` of each finished run that has it."""
+    columns = [
+        [line[column] for line in RunFolder(cell.run).rows("metrics.csv") if line.get(column)] for cell in row.done
+    ]
+    return [float(values[-1]) for values in columns if values]
 
 
 def is_share(measure: Measure) -> bool:

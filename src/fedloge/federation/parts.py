@@ -28,6 +28,7 @@ class Parts:
         population: All K clients.
         executor: Trains clients.
         evaluator: Tests the generic and the personal models.
+        validator: Tests them on the clients' validation images; None where no client has any.
         folder: Run folder.
         faults: Records failed clients.
         seed: Seed of the run.
@@ -38,6 +39,7 @@ class Parts:
     population: Sequence[Client]
     executor: Executor
     evaluator: Evaluator
+    validator: Evaluator | None
     folder: RunFolder
     faults: Faults
     seed: int

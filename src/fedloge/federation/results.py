@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedloge.evaluation.evaluator import Evaluation
 from fedloge.federation.parts import Parts
 from fedloge.federation.progress import Progress
 from fedloge.federation.round import train_all
@@ -16,7 +17,7 @@ from fedloge.runs.tables import class_rows, client_rows, confusion_rows
 
 
 def finalize_and_test(run: Parts, state: FederatedState, train: bool) -> Result:
-    """Finalise a state and test its models before and after; the state is not changed.
+    """Finalise a state, test its models before and after, and validate the final ones; the state is not changed.
 
     Args:
         run: Parts of the run.
@@ -29,7 +30,13 @@ def finalize_and_test(run: Parts, state: FederatedState, train: bool) -> Result:
 
     final = run.method.finalize(state, run.population, train_clients if train else None)
     before = run.evaluator.evaluate(state)
-    return Result(final, before, before if final is state else run.evaluator.evaluate(final))
+    after = before if final is state else run.evaluator.evaluate(final)
+    return Result(final, before, after, validate(run, final))
+
+
+def validate(run: Parts, final: FederatedState) -> Evaluation | None:
+    """Results of final models on the clients' validation images; None where no client has any."""
+    return run.validator.evaluate(final) if run.validator else None
 
 
 def write_round(run: Parts, progress: Progress, row: Mapping[str, float], result: Result, last: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,19 @@ from fedloge.methods.base import View
 from fedloge.plotting import percent
 from fedloge.report.figures.clients import worst_words
 from fedloge.report.run_data import RunData
-from fedloge.report.tables import MASKED, PRIVILEGES
-from fedloge.runs.measures import GENERIC, GM, KINDS, MEASURES, PERSONAL, PM, WORST_TENTH, Measure, read_all
+from fedloge.report.tables import MASKED, PRIVILEGES, selection_words
+from fedloge.runs.measures import (
+    GENERIC,
+    GM,
+    KINDS,
+    MEASURES,
+    PERSONAL,
+    PM,
+    WORST_TENTH,
+    Measure,
+    chosen_on,
+    read_all,
+)
 from fedloge.runs.tables import ModelView
 from fedloge.tables import Table
 
@@ -73,7 +84,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("data", f"{run.summary['dataset']}, {len(run.class_names)} classes, {int(run.class_counts.sum()):,} images"),
         ("long tail", f"IF {partition.imbalance_factor:g} (max/min)"),
         ("clients", f"{len(partition.train)}, {partition.scheme}" + _alpha(run)),
-        ("rounds", str(run.summary["rounds"])),
+        ("rounds", "; ".join(filter(None, [str(run.summary["rounds"]), selection_words(run.summary)]))),
         ("seed", str(run.summary["seed"])),
         ("partition", partition.sha256[:12]),
     ]
@@ -218,12 +229,19 @@ def _alpha(run: RunData) -> str:
 def _accuracies(title: str, runs: Sequence[RunData], view: View, measures: Sequence[Measure]) -> Table | None:
     rows = []
     for run in runs:
-        for stage, before in stages(run, view):
-            part = run.headline(view, before)
+        parts = [(stage, run.headline(view, before)) for stage, before in stages(run, view)]
+        for stage, part in [*parts, *_beside(run, view)]:
             if part is not None:
                 rows.append([run.name, run.method, stage, *(percent(part[measure.name]) for measure in measures)])
     table = Table(title, ["run", "method", "classifiers", *(measure.label for measure in measures)], rows, names=3)
     return (table if len(runs) > 1 else _without_run(table)) if rows else None
+
+
+def _beside(run: RunData, view: View) -> list[tuple[str, Mapping[str, float] | None]]:
+    """Numbers of the validation and of a round that was chosen by it, where the run has them."""
+    chosen, val = run.summary.get("selected"), run.summary.get("val")
+    rows = [(f"round {chosen['round']}, {chosen_on(chosen['metric'])}", chosen[view])] if chosen else []
+    return rows + ([("validation images, last round", val[view])] if val else [])
 
 
 def _without_run(table: Table) -> Table:

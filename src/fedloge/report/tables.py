@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table as RichTable
 
 from fedloge.evaluation.shots import SHOTS
-from fedloge.runs.measures import HEADLINES, KINDS, MEASURES, PM_STD, WORST_TENTH, Measure
+from fedloge.runs.measures import HEADLINES, KINDS, MEASURES, PM_STD, WORST_TENTH, Measure, chosen_on
 from fedloge.tables import Table
 
 COLUMNS: Mapping[str, tuple[Measure, ...]] = {
@@ -49,6 +49,7 @@ def accuracy_table(summary: Mapping[str, Any]) -> RichTable:
     note = f"last round; many/medium/few by {rule}{own}; personal: mean over clients, std and worst tenth"
     known = [PRIVILEGES[name] for name in summary.get("privileged", ())]
     known += [MASKED[mask]] if mask in MASKED else []
+    note += f"; {selection_words(summary)}" if selection_words(summary) else ""
     note += f"; privileged knowledge: {', '.join(known)}" if known else ""
     return Table(title, ["model", "heads", *COLUMNS], rows, names=2).rich(note)
 
@@ -61,7 +62,16 @@ def accuracy_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, Mapping[st
         if before:
             rows.append((model, "trained", before[view]))
         rows.append((model, summary.get("finalized", "realigned") if before else "trained", summary[view]))
-    return rows
+    chosen = summary.get("selected")
+    return rows + [(model, f"round {chosen['round']}", chosen[view]) for view, model in KINDS.items() if chosen]
+
+
+def selection_words(summary: Mapping[str, Any]) -> str:
+    """Which round was kept beside the last, and by what; empty if none was chosen."""
+    chosen = summary.get("selected")
+    if not chosen:
+        return ""
+    return f"round {chosen['round']} was {chosen_on(chosen['metric'])} ({chosen['metric']} {chosen['value']:.4g})"
 
 
 def _cell(part: Mapping[str, float] | None, measures: Sequence[Measure]) -> str:

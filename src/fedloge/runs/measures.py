@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedloge.evaluation.shots import SHOTS
@@ -130,6 +130,9 @@ F1 = tuple(
     )
     for average in ("macro", "weighted")
 )
+COLUMNS = {measure.path: measure for measure in (*GENERIC, *PERSONAL, *F1)}
+"""The numbers of an evaluation by their column of ``metrics.csv``."""
+
 HEADLINES = (GM, PM)
 """The number of each kind of model that stands for it."""
 
@@ -177,7 +180,20 @@ MEGABYTES = CostPerRound(
     scale=1e-6,
 )
 COSTS = (SECONDS, MEGABYTES)
-MEASURES = {m.key: m for m in (*GENERIC, *PERSONAL, *F1, *LAST10, *BEST, MASKED, *COSTS)}
+VALIDATION_PREFIX = "val/"
+"""Prefix of the columns and keys of numbers that are measured on validation images."""
+
+VALIDATION = tuple(
+    replace(
+        headline,
+        key=f"val {headline.key}",
+        path=VALIDATION_PREFIX + headline.path,
+        title=f"{headline.title}, validation",
+        explanation=f"{headline.key} on the clients' validation images, by which a setting or a round may be chosen.",
+    )
+    for headline in HEADLINES
+)
+MEASURES = {m.key: m for m in (*GENERIC, *PERSONAL, *F1, *LAST10, *BEST, MASKED, *VALIDATION, *COSTS)}
 """Every number by its key."""
 
 KINDS: Mapping[View, str] = {"global": "generic", "personal": "personal"}
@@ -185,6 +201,19 @@ KINDS: Mapping[View, str] = {"global": "generic", "personal": "personal"}
 
 MODELS: Mapping[View, str] = {"global": "generic model", "personal": "personal models"}
 """What prose calls the models of files and keys."""
+
+
+def higher_is_better(metric: str) -> bool:
+    """Direction of a column of ``metrics.csv``, with or without the prefix of the validation."""
+    measure = COLUMNS.get(metric.removeprefix(VALIDATION_PREFIX))
+    return measure is None or measure.higher_is_better
+
+
+def chosen_on(metric: str) -> str:
+    """On what images a choice by this column of ``metrics.csv`` was made."""
+    if metric.startswith(VALIDATION_PREFIX):
+        return "chosen on validation images"
+    return "chosen on the test set: optimistic"
 
 
 def read_all(summaries: Iterable[Summary], measure: Measure) -> list[float]:

@@ -16,7 +16,7 @@ from fedloge.data.record import RECORD, DataRecord
 from fedloge.errors import ConfigError, RunError
 from fedloge.federation.parts import Parts
 from fedloge.federation.progress import Progress
-from fedloge.federation.results import run_summary
+from fedloge.federation.results import run_summary, validate
 from fedloge.federation.state import FederatedState, Tensors
 from fedloge.inference.predictor import Predictor
 from fedloge.methods.base import Client, Method, View
@@ -214,7 +214,7 @@ def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     after = parts.evaluator.evaluate(final)
     before = parts.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
     exchanged = {name: old[name] for name in ("bytes_up", "bytes_down")}
-    return run_summary(parts, Result(final, before, after), exchanged, old["seconds"])
+    return run_summary(parts, Result(final, before, after, validate(parts, final)), exchanged, old["seconds"])
 
 
 def realign_run(

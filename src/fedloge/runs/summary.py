@@ -14,20 +14,28 @@ from fedloge.runs.measures import HEADLINES, KINDS
 
 @dataclass(frozen=True)
 class Result:
-    """The final models of a state, and the test results before and after realignment (the same where there is none)."""
+    """The final models of a state, and the test results before and after realignment (the same where there is none).
+
+    Args:
+        final: The final models.
+        before: Test results before realignment.
+        after: Test results of the final models.
+        val: Validation results of the final models; None where no client has validation images.
+    """
 
     final: FederatedState
     before: Evaluation
     after: Evaluation
+    val: Evaluation | None = None
 
     def evaluations(self) -> dict[bool, Evaluation]:
         """Test results by whether they are from before realignment, if there is one."""
         return {False: self.after} if self.after is self.before else {False: self.after, True: self.before}
 
     def scalars(self) -> dict[str, float]:
-        """The headline numbers, and where there is a realignment those from before it."""
+        """The headline numbers, where there is a realignment those from before it, and those of the validation."""
         before = {} if self.after is self.before else self.before.scalars("before_realignment/")
-        return {**self.after.scalars(), **before}
+        return {**self.after.scalars(), **before, **(self.val.scalars("val/") if self.val else {})}
 
 
 def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -39,14 +47,15 @@ def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, An
     """
     realigned = result.after is not result.before
     return {
-        **_views(result.after),
-        "before_realignment": _views(result.before) if realigned else None,
+        **views(result.after),
+        "before_realignment": views(result.before) if realigned else None,
         "last10": {view: _last(rows, measure.path) for view, measure in zip(KINDS, HEADLINES, strict=True)},
         "best": {view: _best(rows, measure.path) for view, measure in zip(KINDS, HEADLINES, strict=True)},
+        **({"val": views(result.val)} if result.val else {}),
     }
 
 
-def _views(evaluation: Evaluation) -> dict[str, Any]:
+def views(evaluation: Evaluation) -> dict[str, Any]:
     """Both models; None for one that the method does not have."""
     return {"global": evaluation.generic() or None, "personal": evaluation.personal() or None}
 

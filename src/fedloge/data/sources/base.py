@@ -27,8 +27,8 @@ class Dataset:
         test: Test images.
         test_labels: Their classes, int64 [n_test].
         train_users: User of each training image, int64 [n]; None if unknown.
-        val: Validation images, global too; None if the source has none.
-        val_labels: Their classes, int64 [n_val].
+        val: Validation images, apart from the others; None without any.
+        val_labels: Their classes, int64 [n_val]; None without validation images.
         left_out: Number of images that could not be read and were left out, by part.
 
     Raises:
@@ -50,7 +50,8 @@ class Dataset:
             ("test_labels", self.test, self.test_labels),
             ("train_users", self.train, self.train_users),
         ]
-        columns += [("val_labels", self.val, self.val_labels)] if self.val is not None else []
+        if self.val is not None:
+            columns.append(("val_labels", self.val, self.val_labels))
         for name, images, values in columns:
             if values is not None and (values.dtype != torch.int64 or values.shape != (len(images),)):
                 raise DataError(
