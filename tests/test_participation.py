@@ -28,6 +28,9 @@ METHODS = {
     "FedLoGe": {"gamma": 1.0, "beta": 0.3},  # it has the head that it started from
 }
 pytestmark = pytest.mark.filterwarnings("ignore")
+FEDAVG, FEDLOGE = (
+    pytest.mark.parametrize("home", [name], indirect=True, scope="module") for name in ("FedAvg", "FedLoGe")
+)
 
 
 def fit(home, method, rounds, run):
@@ -86,7 +89,8 @@ def test_predict(home, method, capsys):
     assert shown["sampled"] != shown["generic"]
 
 
-def test_export(home, method, tmp_path):
+@FEDAVG
+def test_export(home, tmp_path):
     assert main(["export", str(home / "run"), "--client=0", f"--output={tmp_path / 'out'}"]) == 0
     own = load_file(tmp_path / "out" / "client-0.safetensors")
     personal = load_finished(home / "run").personal(0).method.state_dict()
@@ -94,40 +98,37 @@ def test_export(home, method, tmp_path):
     assert all(torch.equal(entry, personal[name]) for name, entry in own.items())
 
 
-def test_report(home, method):
+@FEDAVG
+def test_report(home):
     for format in ("html", "md"):
         assert main(["report", str(home / "run"), f"--format={format}", f"--output={home / 'report'}.{format}"]) == 0
     run = read_run(home / "run")
     panel = client_norms(run, "key")
-    having = owners(home / "run")
-    assert [option.label for option in panel.control.options] == [f"client {k}" for k in having]
-    head = {"FedAvg": "head", "FedLoGe": "phi"}[method]
+    assert [option.label for option in panel.control.options] == [f"client {k}" for k in SAMPLED]
     entries = load_file(home / "run" / "checkpoints" / "last" / "clients.safetensors")
-    for option, k in zip(panel.control.options, having, strict=True):
-        norms = entries[f"{k}/{head}.weight"].norm(dim=1).numpy()
+    for option, k in zip(panel.control.options, SAMPLED, strict=True):
+        norms = entries[f"{k}/head.weight"].norm(dim=1).numpy()
         np.testing.assert_allclose(option.data["y"][0], norms, atol=1e-4)
     assert panel.data[0]["y"] == panel.control.options[0].data["y"][0]
-    assert (f"{CLIENTS - len(SAMPLED)} of {CLIENTS} clients, which never took part" in panel.caption) == (
-        method == "FedAvg"
-    )
+    assert f"{CLIENTS - len(SAMPLED)} of {CLIENTS} clients, which never took part" in panel.caption
 
 
-def test_analyze(home, method):
+@FEDAVG
+def test_analyze(home):
     assert main(["analyze", str(home / "run")]) == 0
     with (home / "run" / "analysis" / "norms.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["client"]]
     counts = read_run(home / "run").partition.train_counts
-    assert sorted({int(row["client"]) for row in rows}) == owners(home / "run")
+    assert sorted({int(row["client"]) for row in rows}) == SAMPLED
     assert all(counts[int(row["client"])][int(row["class"])] == int(row["n"]) for row in rows)
     left_out = json.loads((home / "run" / "analysis" / "analysis.json").read_text())["left_out"]
-    told = f"{len(SAMPLED)} of {CLIENTS} clients, those that took part, have head_k of their own"
-    assert (told in left_out) == (method == "FedAvg")
+    assert f"{len(SAMPLED)} of {CLIENTS} clients, those that took part, have head_k of their own" in left_out
 
 
-def test_realign(home, method):
-    if method == "FedLoGe":
-        assert main(["realign", str(home / "run"), "--ga_scale=2", f"--output_dir={home / 'realigned'}"]) == 0
-        assert owners(home / "realigned", "final") == list(range(CLIENTS))
+@FEDLOGE
+def test_realign(home):
+    assert main(["realign", str(home / "run"), "--ga_scale=2", f"--output_dir={home / 'realigned'}"]) == 0
+    assert owners(home / "realigned", "final") == list(range(CLIENTS))
 
 
 def test_new_client(home, tmp_path):
