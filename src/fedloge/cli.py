@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import fedloge
 from fedloge.checks import check_paths, check_text
 from fedloge.errors import FedlogeError, did_you_mean
+from fedloge.help import asked_topic, fit_help, full_help
 from fedloge.options import check_options, read_mapping
 from fedloge.runs.locate import require_run, run_config
 from fedloge.system.imports import loading
@@ -49,10 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fit(args: Sequence[str]) -> int:
     """``fedloge fit``."""
+    if topic := asked_topic(args):
+        return _fit_help(topic)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", action="store_true")
     known, rest = parser.parse_known_args(args)
     return _fit(rest, "last" if known.resume else None)
+
+
+def _fit_help(topic: str) -> int:
+    """Print the short help, for which torch is not imported, or that of all options."""
+    if topic == "short":
+        print(fit_help(), end="")
+        return 0
+    _load()
+
+    from fedloge.config import help_text
+
+    print(full_help(help_text(), topic), end="")
+    return 0
 
 
 def resume(args: Sequence[str]) -> int:
