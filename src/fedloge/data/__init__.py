@@ -11,6 +11,7 @@ from fedloge.data.sources import (
     ImageLists,
     ImageNetLT,
     INaturalist,
+    SiteTable,
     Source,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "ImageLists",
     "ImageNetLT",
     "Partition",
+    "SiteTable",
     "Source",
 ]

@@ -117,8 +117,17 @@ class ImageLists(Source):
             DataError: If images are missing or an image cannot be read; names them.
         """
         train, test = self._images(self.train), self._images(self.test)
-        users = None if self.train.users is None else torch.from_numpy(self.train.users)
-        return Dataset(train, torch.from_numpy(self.train.labels), test, torch.from_numpy(self.test.labels), users)
+        users, names = self.train.users, self.train.user_names
+        tested = None if users is None or self.test.users is None else self.test.users_among(names)
+        return Dataset(
+            train,
+            torch.from_numpy(self.train.labels),
+            test,
+            torch.from_numpy(self.test.labels),
+            None if users is None else torch.from_numpy(users),
+            test_users=None if tested is None else torch.from_numpy(tested),
+            user_names=None if users is None else names,
+        )
 
     def _read(self, file: Path, num_classes: int) -> ImageList:
         for kind, place in (("image folder", self.root), ("list", file)):

@@ -53,7 +53,7 @@ def client_norms(run: RunData, key: str) -> Panel | None:
     lines = [(head, stage, name) for head in run.client_heads for stage, name in head_stages(run, head).items()]
     known = min(len(head.norms[stage]) for head, stage, _ in lines)
     shown = range(max(1, min(known, MAX_POINTS // (len(lines) * len(run.class_names)))))
-    options = [Option(client_label(k), _chosen(run, lines, k), {}) for k in shown]
+    options = [Option(client_label(run.partition.label(k)), _chosen(run, lines, k), {}) for k in shown]
     traces = [
         _points(run, head.norms[stage][0], counts[0], f"{symbol(head)} {name}", stage) for head, stage, name in lines
     ]
