@@ -239,7 +239,9 @@ def predict(args: Sequence[str]) -> int:
     """``fedloge predict``."""
     parser = _parser("predict", "Classify images with one of the models of a run.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
-    parser.add_argument("--client", metavar="K", help="number of a client or folder of a new client (generic model)")
+    parser.add_argument(
+        "--client", metavar="K", help="number or name of a client, or folder of a new one (generic model)"
+    )
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
     parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
     known, overrides = _parse(parser, args, "images")
@@ -256,7 +258,7 @@ def predict(args: Sequence[str]) -> int:
 def export(args: Sequence[str]) -> int:
     """``fedloge export``."""
     parser = _parser("export", "Write the models of a run for use elsewhere: one body, and a small head per model.")
-    parser.add_argument("--client", metavar="K", help="number or folder of a client, or all (generic model)")
+    parser.add_argument("--client", metavar="K", help="number, name or folder of a client, or all (generic model)")
     parser.add_argument("--format", choices=["safetensors", "onnx", "torchscript"], default="safetensors")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     known, overrides = _parse(parser, args)

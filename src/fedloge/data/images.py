@@ -178,10 +178,6 @@ class FileImages:
         fits = len(self) * self.channels * self.size**2 < IN_MEMORY_LIMIT
         return wish == "always" or (wish == "auto" and fits)
 
-    def load(self, in_memory: InMemory) -> Images:
-        """Decode all images into memory, or check these files and return them, see :func:`load_parts`."""
-        return load_parts({"images": self}, in_memory)["images"].images
-
     def unreadable(self) -> dict[int, str]:
         """Reasons, by position, why images cannot be decoded; every image is decoded and dropped."""
         found = self._map(self._read, torch.arange(len(self)))

@@ -32,6 +32,7 @@ class ImageList:
         paths: Path of each image, with forward slashes.
         labels: Class of each image, int64 [n].
         users: User of each image, numbered in the order of their names, int64 [n]; None if the list names no users.
+        user_names: Names of the users, by number.
     """
 
     file: Path
@@ -39,6 +40,7 @@ class ImageList:
     paths: Sequence[str]
     labels: Ints
     users: Ints | None
+    user_names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,7 +49,15 @@ class ImageList:
         """The images at some positions."""
         users = None if self.users is None else self.users[positions]
         paths = [self.paths[position] for position in positions]
-        return ImageList(self.file, self.lines[positions], paths, self.labels[positions], users)
+        return ImageList(self.file, self.lines[positions], paths, self.labels[positions], users, self.user_names)
+
+    def users_among(self, names: Sequence[str]) -> Ints:
+        """User of each image, int64 [n], by the numbers of another list; -1 for one that the other list lacks."""
+        assert self.users is not None
+        numbers = {name: number for number, name in enumerate(names)}
+        own = np.array([numbers.get(name, -1) for name in self.user_names], dtype=np.int64)
+        found: Ints = own[self.users]
+        return found
 
     def counts(self, num_classes: int) -> Ints:
         """Number of images of each class, int64 [C]."""
@@ -77,8 +87,10 @@ def read_list(file: Path) -> ImageList:
     known = [name for name in names if name is not None]
     if 0 < len(known) < len(names):
         raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but {len(known)} other line(s) have.")
-    users = np.unique(known, return_inverse=True)[1].astype(np.int64) if known else None
-    return ImageList(file, np.array(lines), paths, np.array([int(label) for label in labels], dtype=np.int64), users)
+    everybody, positions = np.unique(known, return_inverse=True)
+    users = positions.astype(np.int64) if known else None
+    numbers = np.array([int(label) for label in labels], dtype=np.int64)
+    return ImageList(file, np.array(lines), paths, numbers, users, everybody.tolist() if known else ())
 
 
 def _text_rows(file: Path, text: str) -> Iterator[Row]:

@@ -61,7 +61,7 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
 
     Args:
         run: Finished run.
-        client: A client's number, a new client's folder, ``all`` (every model), or None (the generic one).
+        client: A client's number or name, a new client's folder, ``all`` (every model), or None (the generic one).
         format: Format of the files.
         output: New or empty folder.
 
@@ -76,7 +76,8 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
     folder = Path(output)
     free_folder(folder, "output")
     writer = Writer(folder, format)
-    entries = {model.name: writer.write(run, model) for model in models}
+    named = bool(run.partition.names)
+    entries = {m.name: writer.write(run, m) | ({"client": m.client} if named and m.client else {}) for m in models}
     record = run.record
     about = {
         "method": type(run.method).__name__,

@@ -30,11 +30,13 @@ class Model:
         name: ``generic``, ``client-3``, or a new client's folder.
         view: Generic or personal.
         personal: Entries beside, or in place of, the shared ones.
+        client: Name of the client; empty for other models.
     """
 
     name: str
     view: View
     personal: Tensors
+    client: str = ""
 
 
 def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -50,19 +52,22 @@ def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
 
 
 def choose_model(run: Run, client: str | int | None = None) -> Model:
-    """The generic model, or the personal one of a client's number or folder.
+    """The generic model, or the personal one of a client, given by its number, its name or the folder of a new one.
 
     Raises:
         FedlogeError: If the run has no such model.
     """
     if client is None:
         return Model("generic", "global", run.generic_personal())
-    if str(client).isdecimal():
-        return Model(f"client-{int(client)}", "personal", run.client_personal(int(client)))
+    number = run.partition.find(client) if isinstance(client, str) else client
+    if number is not None or str(client).isdecimal():
+        known = int(str(client)) if number is None else number
+        personal = run.client_personal(known)
+        return Model(f"client-{known}", "personal", personal, run.partition.name(known))
     folder = Path(str(client))
     if not (folder / ABOUT).is_file():
-        remedy = f"The run has clients 0 to {len(run.final.clients) - 1}."
-        raise ConfigError("client", str(client), "is neither a number nor the folder of a new client", remedy)
+        remedy = f"The run has {run.partition.all_words(str(client))}."
+        raise ConfigError("client", str(client), "is neither a client nor the folder of a new client", remedy)
     return Model(folder.name, "personal", load_client(run, folder))
 
 

@@ -232,15 +232,16 @@ def _accuracies(title: str, runs: Sequence[RunData], view: View, measures: Seque
         parts = [(stage, run.headline(view, before)) for stage, before in stages(run, view)]
         for stage, part in [*parts, *_beside(run, view)]:
             if part is not None:
-                rows.append([run.name, run.method, stage, *(percent(part[measure.name]) for measure in measures)])
+                rows.append([run.name, run.method, stage, *(percent(part.get(measure.name)) for measure in measures)])
     table = Table(title, ["run", "method", "classifiers", *(measure.label for measure in measures)], rows, names=3)
     return (table if len(runs) > 1 else _without_run(table)) if rows else None
 
 
 def _beside(run: RunData, view: View) -> list[tuple[str, Mapping[str, float] | None]]:
-    """Numbers of the validation and of a round that was chosen by it, where the run has them."""
-    chosen, val = run.summary.get("selected"), run.summary.get("val")
+    """Numbers of a round chosen by validation, on other test images, and of the validation, where the run has them."""
+    chosen, val, own = run.summary.get("selected"), run.summary.get("val"), run.headline(view) or {}
     rows = [(f"round {chosen['round']}, {chosen_on(chosen['metric'])}", chosen[view])] if chosen else []
+    rows += [("on the clients' test images together", {"acc": own["acc_clients"]})] if "acc_clients" in own else []
     return rows + ([("validation images, last round", val[view])] if val else [])
 
 

@@ -33,13 +33,17 @@ LAST_STEPS = {"realigned": "realignment", "fine-tuned": "fine-tuning"}
 
 @dataclass(frozen=True, eq=False)
 class ClientScores:
-    """Columns of ``per_client.csv`` after the last round, [K'], for the K' clients that have test images."""
+    """Columns of ``per_client.csv`` after the last round, [K'], for the K' clients that have test images.
+
+    ``label`` holds the names of the clients, or their numbers as texts.
+    """
 
     client: Ints
     n_train: Ints
     n_test: Ints
     accuracy: Floats
     macro_f1: Floats
+    label: Sequence[str]
 
     def worst_tenth(self) -> Ints:
         """Positions of the tenth of the clients with the lowest accuracy, at least one, the worst first."""
@@ -238,7 +242,7 @@ def _read(folder: RunFolder, name: str) -> RunData:
         class_names=names,
         class_accuracy=_without(class_accuracy, same),
         class_tests=class_tests,
-        clients=_without(_clients(folder.rows("per_client.csv")), same),
+        clients=_without(_clients(folder.rows("per_client.csv"), partition), same),
         confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), same),
         partition=partition,
         shared_heads=shared,
@@ -294,7 +298,7 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
 
 
-def _clients(rows: Sequence[Mapping[str, str]]) -> dict[ModelView, ClientScores]:
+def _clients(rows: Sequence[Mapping[str, str]], partition: Partition) -> dict[ModelView, ClientScores]:
     return {
         view: ClientScores(
             client=np.array([int(row["client"]) for row in part]),
@@ -302,6 +306,7 @@ def _clients(rows: Sequence[Mapping[str, str]]) -> dict[ModelView, ClientScores]
             n_test=np.array([int(row["n_test"]) for row in part]),
             accuracy=np.array([_number(row["accuracy"]) for row in part]),
             macro_f1=np.array([_number(row["macro_f1"]) for row in part]),
+            label=[partition.label(int(row["client"])) for row in part],
         )
         for view, part in _last_by_view(rows).items()
     }

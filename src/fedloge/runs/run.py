@@ -72,13 +72,18 @@ class Run:
         """
         return self.predictor("global", self.generic_personal())
 
-    def personal(self, client: int) -> Predictor:
-        """The personal model of a client.
+    def personal(self, client: int | str) -> Predictor:
+        """The personal model of a client, given by its number or name.
 
         Raises:
             RunError: If the method has none, or there is no such client.
         """
         return self.predictor("personal", self.client_personal(client))
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Images and names of the clients."""
+        return Partition.load(self.folder.path / "partition.json")
 
     def generic_personal(self) -> Tensors:
         """The generic model's entries in place of a client's; empty for most methods.
@@ -87,21 +92,21 @@ class Run:
             RunError: If the method has no generic model.
         """
         self._require("global", "Choose a client's model.")
-        counts = Partition.load(self.folder.path / "partition.json").train_counts.tolist()
+        counts = self.partition.train_counts.tolist()
         population = [Client(client, tuple(own)) for client, own in enumerate(counts)]
         return self.method.generic_personal(self.final.clients, population)
 
-    def client_personal(self, client: int) -> Tensors:
-        """Personal entries of a client.
+    def client_personal(self, client: int | str) -> Tensors:
+        """Personal entries of a client, given by its number or name.
 
         Raises:
             RunError: If the method has no personal models, or there is no such client.
         """
         self._require("personal", "Take the generic one.")
-        clients = self.final.clients
-        if not 0 <= client < len(clients):
-            raise RunError(f"client={client} does not exist: the run has clients 0 to {len(clients) - 1}.")
-        return clients[client]
+        number = self.partition.find(client) if isinstance(client, str) else client
+        if number is None or not 0 <= number < len(self.final.clients):
+            raise RunError(f"client={client} does not exist: the run has {self.partition.all_words(str(client))}.")
+        return self.final.clients[number]
 
     def predictor(self, view: View, personal: Tensors) -> Predictor:
         """A model of its own, made of the shared entries and these."""

@@ -341,3 +341,21 @@ def test_a_name_with_an_odd_character_is_one_line(tmp_path):
     (tmp_path / "train.txt").write_text("a\u2028b.png 0\nc\x85d.png 1\n", encoding="utf-8")
     (tmp_path / "test.txt").write_text("e.png 0\n")
     assert len(ImageLists(str(tmp_path), "train.txt", "test.txt", 2, image_size=7).load().train) == 2
+
+
+def test_users_of_the_test_list_bring_their_own_tests(tmp_path):
+    """User b has no training images: its test image is in no client's test set. The lists number users alike."""
+    lines = {
+        "train": ["a.png 0 c", "b.png 1 c", "c.png 0 a", "d.png 1 a"],
+        "test": ["e.png 0 a", "f.png 1 b", "g.png 1 c", "h.png 0 c"],
+    }
+    for part, own in lines.items():
+        for line in own:
+            write_image(tmp_path / line.split()[0], 0)
+        (tmp_path / f"{part}.txt").write_text("\n".join(own) + "\n")
+    source = ImageLists(str(tmp_path), "train.txt", "test.txt", 2, image_size=7, stored_size=8)
+    data = FederatedDataModule(source, num_clients=None, scheme="natural", imbalance_factor=None)
+    data.setup()
+    assert data.partition.names == ("a", "c")
+    assert [own.tolist() for own in data.partition.test] == [[0], [2, 3]]
+    assert data.public_test_indices().tolist() == [1]

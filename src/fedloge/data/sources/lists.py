@@ -127,12 +127,15 @@ class ImageLists(Source):
         )
         train, test = (lists[part].chosen(parts[part].kept.numpy()) for part in ("train", "test"))
         check_every_class(train, self.num_classes)
+        tested = None if train.users is None or test.users is None else test.users_among(train.user_names)
         return Dataset(
             parts["train"].images,
             torch.from_numpy(train.labels),
             parts["test"].images,
             torch.from_numpy(test.labels),
             None if train.users is None else torch.from_numpy(train.users),
+            test_users=None if tested is None else torch.from_numpy(tested),
+            user_names=None if train.users is None else train.user_names,
             left_out={name: part.left_out for name, part in parts.items()},
         )
 

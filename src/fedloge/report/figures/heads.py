@@ -54,7 +54,7 @@ def client_norms(run: RunData, key: str) -> Panel | None:
     having = np.any([np.isfinite(head.norms[stage]).any(1) for head, stage, _ in lines], axis=0)
     known = np.flatnonzero(having).tolist()
     shown = known[: max(1, MAX_POINTS // (len(lines) * len(run.class_names)))]
-    options = [Option(client_label(k), _chosen(run, lines, k), {}) for k in shown]
+    options = [Option(client_label(run.partition.label(k)), _chosen(run, lines, k), {}) for k in shown]
     traces = [
         _points(run, head.norms[stage][shown[0]], counts[shown[0]], f"{symbol(head)} {name}", stage)
         for head, stage, name in lines

@@ -58,6 +58,6 @@ def sort_control(orders: Mapping[str, Sequence[str]]) -> Control:
     return Control("Sort", [Option(label, {}, {"xaxis.categoryarray": list(names)}) for label, names in orders.items()])
 
 
-def client_label(client: int) -> str:
+def client_label(client: str) -> str:
     """Label of a client, the same in all controls: the page applies a choice to every figure that offers it."""
     return f"client {client}"
