@@ -93,7 +93,7 @@ def plant(root, tree, whole):
                 os.mkdir(path)
             elif isinstance(content, str):
                 os.symlink(content, path)
-            elif not os.path.islink(path):
+            elif not os.path.lexists(path):  # writing into a pipe would wait for a reader
                 with open(path, "wb") as file:
                     file.write(content)
         except OSError:  # the name is taken, or too long
