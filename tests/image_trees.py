@@ -46,3 +46,44 @@ def inaturalist(root, counts=COUNTS, per_test=4, users=7):
     (root / "federated_train_user_120k.csv").write_text("\n".join(train) + "\n")
     (root / "test.csv").write_text("\n".join(test) + "\n")
     return root
+
+
+def coloured(root, classes=("ant", "bee", "cat"), train=12, test=4, size=12):
+    """``train/<class>/*.png`` and ``test/<class>/*.png`` of up to three classes: noise that is red, green or blue."""
+    for c, name in enumerate(classes):
+        for part, count in (("train", train), ("test", test)):
+            for i in range(count):
+                paint_class(root / part / name / f"{i}.png", c, i + 50 * (part == "test"), size)
+    return root
+
+
+def paint_class(path, c, seed, size=12):
+    """An image of a class of :func:`coloured`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(100 * c + seed).integers(0, 60, (size, size, 3), dtype=np.uint8)
+    pixels[..., c] += 180
+    Image.fromarray(pixels).save(path)
+
+
+SITES = {"Wien": (6, 2), "Charité": (2, 6), "Oslo": (4, 0)}
+"""Training images of two classes by site; Oslo has no image of the second one."""
+
+
+def site_table(root, split=True, tests=(2, 2), public=0, sites=SITES, group_size=0):
+    """``images/<number>.png`` and ``sites.csv``; Oslo has no test images. Images of the second class are brighter."""
+    rows = []
+    for site, counts in sites.items():
+        tested = (0, 0) if site == "Oslo" else tests
+        rows += [(site, "train", c) for c in (0, 1) for _ in range(counts[c])]
+        rows += [(site, "test", c) for c in (0, 1) for _ in range(tested[c])]
+    rows += [("", "test", i % 2) for i in range(public)]
+    lines = ["path,label,site" + (",split" if split else "") + (",group" if group_size else "")]
+    (root / "images").mkdir(parents=True)
+    for number, (site, part, c) in enumerate(rows):
+        pixels = np.random.default_rng(number).integers(0, 100, (8, 8, 3), dtype=np.uint8) + np.uint8(120 * c)
+        Image.fromarray(pixels).save(root / "images" / f"{number}.png")
+        cells = [f"images/{number}.png", ("benign", "malignant")[c], site]
+        cells += ([part] if split else []) + ([f"p{number // group_size}"] if group_size else [])
+        lines.append(",".join(cells))
+    (root / "sites.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root / "sites.csv"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedloge.errors import ConfigError, DataError
+from fedloge.errors import ConfigError, DataError, few
 
 
 def check_choice(argument: str, value: Any, choices: Sequence[Any]) -> None:
@@ -86,11 +87,31 @@ def check_unused(argument: str, value: Any, default: Any, beside: str) -> None:
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:
-    """Require files or folders that exist.
+    """Require files, folders or links that exist.
 
     Raises:
-        DataError: If one does not.
+        DataError: If some do not; names the first five.
     """
-    for path in paths:
-        if not Path(path).exists():
-            raise DataError(f"no file or folder {str(path)!r}.")
+    missing = [repr(str(path)) for path in paths if not os.path.lexists(path)]
+    if missing:
+        raise DataError(f"no file or folder {few(missing)}.")
+
+
+def check_text(names: Iterable[str], where: str) -> None:
+    """Require names in UTF-8, which tables and pages can show.
+
+    Raises:
+        DataError: If some are not; names the first five as bytes.
+    """
+    broken = [os.fsencode(name) for name in names if not is_text(name)]
+    if broken:
+        raise DataError(f"{len(broken)} name(s) {where} are not UTF-8: {few(broken)}. Rename them.")
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file is UTF-8; Python puts lone surrogates in the place of other bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

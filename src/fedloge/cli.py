@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import fedloge
-from fedloge.checks import check_paths
+from fedloge.checks import check_paths, check_text
 from fedloge.errors import FedlogeError, did_you_mean
 from fedloge.help import asked_topic, fit_help, full_help
 from fedloge.options import FLAGS, check_options, joined, read_mapping
@@ -53,6 +53,7 @@ def _run(args: list[str], interrupts: Interrupts) -> int:
         print(f"fedloge {fedloge.__version__ or 'from a checkout, not installed'}")
         return 0
     try:
+        check_text(args, "of the command line")
         if args[0] not in VERBS:
             raise FedlogeError(f"no verb {args[0]!r}.{did_you_mean(args[0], VERBS)} Choose one of {', '.join(VERBS)}.")
         return VERBS[args[0]](resolved(args[0], args[1:]))
@@ -235,7 +236,9 @@ def predict(args: Sequence[str]) -> int:
     """``fedloge predict``."""
     parser = _parser("predict", "Classify images with one of the models of a run.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, or a folder of images")
-    parser.add_argument("--client", metavar="K", help="number of a client or folder of a new client (generic model)")
+    parser.add_argument(
+        "--client", metavar="K", help="number or name of a client, or folder of a new one (generic model)"
+    )
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
     parser.add_argument("--convert", action="store_true", help="scale, crop and convert images that do not fit")
     known, overrides = _parse(parser, args, "images")
@@ -245,7 +248,7 @@ def predict(args: Sequence[str]) -> int:
 
     run = load_finished(known.run, overrides)
     predictions = list(predict_images(run, known.images, known.client, known.convert))
-    print_predictions(predictions, run.data.source.class_names, known.format)
+    print_predictions(predictions, run.record.class_names, known.format)
     return 0
 
 
@@ -253,7 +256,7 @@ def predict(args: Sequence[str]) -> int:
 def export(args: Sequence[str]) -> int:
     """``fedloge export``."""
     parser = _parser("export", "Write the models of a run for use elsewhere: one body, and a small head per model.")
-    parser.add_argument("--client", metavar="K", help="number or folder of a client, or all (generic model)")
+    parser.add_argument("--client", metavar="K", help="number, name or folder of a client, or all (generic model)")
     parser.add_argument("--format", choices=["safetensors", "onnx", "torchscript"], default="safetensors")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
     known, overrides = _parse(parser, args)

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+SHOWN = 5
+"""Number of offenders that an error names."""
+
 
 class FedlogeError(Exception):
     """Base of every error that fedloge raises on purpose; the command line prints it as one line.
@@ -92,6 +95,12 @@ def _relevant_complaint(message: str) -> str:
     if relevant and re.search(r'Parser key "[\w.]+":\s*$', relevant[0]):  # its own complaints follow as a list
         return relevant[0] + next((part for part in relevant[1:] if not part.startswith("Expected a path")), "")
     return relevant[0] if relevant else message
+
+
+def few(values: Sequence[object], separator: str = ", ") -> str:
+    """The first five values, and how many more there are."""
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return separator.join(map(str, values[:SHOWN])) + more
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from fedloge.methods.base import Client, Method
 from fedloge.preflight import preflight
 from fedloge.runs.checkpoint import LAST
 from fedloge.runs.folder import RunFolder
+from fedloge.runs.identity import check_data, write_record
 from fedloge.system.cpu import configure_cpu
 from fedloge.system.devices import let_streams_run_apart
 from fedloge.system.interrupts import Interrupted, Interrupts
@@ -182,11 +183,15 @@ class FederatedTrainer(Trainer, HasParts):
                 folder.check_free(self.overwrite)
             if checkpoint is None:
                 settings.refuse_idle(self, method, data)
+            else:
+                data.prepare_data()
+                check_data(folder, data)
             start = self.start(method, data)
             if checkpoint is None:
                 self._progress = Progress(start)
                 folder.create(True, {**self.parts.info(), "initial_backbone_sha256": checks.sha256(method.backbone)})
                 data.partition.save(folder.path / "partition.json")
+                write_record(folder, data)
             else:
                 self._progress = resume(folder, checkpoint, start, self.parts.identity(), self.rounds)
                 self._call("on_resume")  # may refuse: nothing has changed yet
@@ -337,7 +342,8 @@ class FederatedTrainer(Trainer, HasParts):
         executor.start(method, data, local)
         threads = max(executor.idle_cores, local.threads)
         options = (self.mask_absent, self.shot_rule, local.device, threads, self.personal_shots)
-        evaluator, validation = Evaluator(method, data, population, *options), data.validation()
+        evaluator = Evaluator(method, data, population, *options, public=data.public_test_indices())
+        validation = data.validation()
         validator = None if validation is None else Evaluator(method, validation, population, *options)
         faults = Faults(folder, self.on_client_failure, local.attempts, self.min_clients)
         notes = [*notes, *settings.notes(self, method, data)]

@@ -10,6 +10,7 @@ from fedloge.data import FederatedDataModule, ImageFolder
 from fedloge.data.images import TensorImages
 from fedloge.data.sources import Dataset, Source
 from fedloge.errors import ConfigError, DataError
+from image_trees import coloured, paint_class
 
 
 def batches(data, **where):
@@ -265,3 +266,17 @@ def test_asking_before_setup_is_an_error(make_data):
     with pytest.raises(RuntimeError, match="setup"):
         _ = make_data().test_labels
     assert isinstance(make_data(), FederatedDataModule)
+
+
+@pytest.mark.parametrize("in_memory", ["always", "never"])
+def test_images_that_were_changed_are_loaded_again(tmp_path, in_memory):
+    data = FederatedDataModule(
+        ImageFolder(str(coloured(tmp_path)), image_size=12, in_memory=in_memory), num_clients=2, imbalance_factor=None
+    )
+    data.setup()
+    loaded = data.dataset
+    data.setup()
+    assert data.dataset is loaded
+    paint_class(tmp_path / "test" / "ant" / "0.png", 2, 7)
+    data.setup()
+    assert data.dataset.test.gather(torch.tensor([0]))[0].float().mean((1, 2)).argmax() == 2

@@ -9,7 +9,7 @@ def test_models_that_are_not_there(run, runs, images, tmp_path, fail):
     error = fail("predict", run, images, "--client=3")
     assert "client=3 does not exist: the run has clients 0 to 2." in error
     error = fail("predict", run, images, "--client=x")
-    assert "client='x' is neither a number nor the folder of a new client. The run has clients 0 to 2." in error
+    assert "client='x' is neither a client nor the folder of a new client. The run has clients 0 to 2." in error
     error = fail("predict", runs("FedPer"), images)
     assert "FedPer has no generic model. Choose a client's model." in error
     assert "is not a run" in fail("predict", tmp_path, images)

@@ -205,7 +205,7 @@ def _norm_rows(subject: Subject) -> Iterator[dict[str, Any]]:
         for row in norm_rows(subject.class_counts, head.weight):
             yield {"head": name, "client": "", **row}
     for name in subject.client_heads:
-        for client, rows in enumerate(client_rows(subject, name)):
+        for client, rows in client_rows(subject, name):
             for row in rows:
                 yield {"head": client_key(name), "client": client, **row}
 

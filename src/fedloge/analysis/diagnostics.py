@@ -128,8 +128,11 @@ def head_topics(subject: Subject, left_out: list[str]) -> dict[str, Any]:
             norms[name] = {**frames.cardinality(rows), "points": rows}
     for name in subject.client_heads:
         key = client_key(name)
-        tables[key], matrices[key] = frames.client_frames(subject.client_weights(name))
-        clients = client_rows(subject, name)
+        tables[key], matrices[key] = frames.client_frames(weight for _, weight in subject.client_weights(name))
+        clients = [rows for _, rows in client_rows(subject, name)]
+        everybody = len(subject.client_counts)
+        if len(clients) < everybody:
+            left_out.append(f"{len(clients)} of {everybody} clients, those that took part, have {key} of their own")
         points = [row for rows in clients for row in rows][:SHOWN_POINTS]
         norms[key] = {**frames.client_cardinality(clients), "points": points}
     if not subject.client_heads:
@@ -156,10 +159,10 @@ def collapse(subject: Subject) -> dict[str, Any]:
     return {"head": subject.classifier, "train": of(subject.train), "test": of(subject.test)}
 
 
-def client_rows(subject: Subject, head: str) -> list[list[dict[str, Any]]]:
-    """Norms of each client's own head over the classes that it has."""
-    weights = zip(subject.client_counts, subject.client_weights(head), strict=True)
-    return [frames.norm_rows(counts, weight) for counts, weight in weights]
+def client_rows(subject: Subject, head: str) -> list[tuple[int, list[dict[str, Any]]]]:
+    """Number of each client that has a head of its own, and the norms of this head over the client's classes."""
+    weights = subject.client_weights(head)
+    return [(client, frames.norm_rows(subject.client_counts[client], weight)) for client, weight in weights]
 
 
 def class_facts(subject: Subject, c: int) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class Subject:
         heads: The generic model's linear heads by name, the head in use first.
         classifier: Name of the head in use; None without a linear layer with a row per class.
         agreement: Share of the test images on which the head in use alone predicts the same as the generic model.
-        client_heads: Names of the linear heads that every client has of its own.
+        client_heads: Names of the linear heads of which clients have a version of their own; those that were never
+            sampled may have none.
         client_counts: n_{k,c}, int64 [K, C].
         state: Federated state that was loaded.
     """
@@ -97,9 +98,10 @@ class Subject:
         """The head that is not trained (SSE-C), or None."""
         return next((head for head in self.heads.values() if head.frozen), None)
 
-    def client_weights(self, head: str) -> Iterator[Tensor]:
-        """Weights of a head of each client in turn, float64 [C, d]."""
-        return (own[f"{head}.weight"].double() for own in self.state.clients)
+    def client_weights(self, head: str) -> Iterator[tuple[int, Tensor]]:
+        """Number of each client that has its own version of a head, and its weight, float64 [C, d]."""
+        name = f"{head}.weight"
+        return ((client, own[name].double()) for client, own in enumerate(self.state.clients) if name in own)
 
 
 def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage = "last") -> Subject:
@@ -125,8 +127,7 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
         name = type(method).__name__
         raise RunError(f"{str(path)!r} cannot be analysed: {name} has no generic model. Give a run of another method.")
     state = run.state(stage)
-    data.prepare_data()
-    data.setup("test")
+    run.load_data()
     counts = torch.from_numpy(data.partition.train_counts)
     population = [Client(client, tuple(own)) for client, own in enumerate(counts.tolist())]
     averaged = method.generic_personal(state.clients, population)
@@ -152,7 +153,7 @@ def open_subject(path: str | Path, overrides: Sequence[str] = (), stage: Stage =
         heads=dict(sorted(heads.items(), key=lambda item: item[0] != classifier)),
         classifier=classifier,
         agreement=agreement(heads[classifier], test, predictions) if classifier else math.nan,
-        client_heads=own_heads(method, dim, state.clients[0]),
+        client_heads=own_heads(method, dim, state.clients),
         client_counts=counts,
         state=state,
     )
@@ -218,10 +219,15 @@ def generic_heads(method: Method, dim: int, averaged: Tensors) -> dict[str, Head
     return heads
 
 
-def own_heads(method: Method, dim: int, own: Tensors) -> list[str]:
-    """Names of the heads with d columns among a client's entries."""
-    layers = linear_layers(method).items()
-    return [name for name, module in layers if f"{name}.weight" in own and module.weight.shape[1] == dim]
+def own_heads(method: Method, dim: int, clients: Iterable[Tensors]) -> list[str]:
+    """Names of the heads with d columns of which some client has a version of its own."""
+    names = [name for name, module in linear_layers(method).items() if module.weight.shape[1] == dim]
+    found: set[str] = set()
+    for own in clients:
+        found |= {name for name in names if f"{name}.weight" in own}
+        if len(found) == len(names):
+            break
+    return [name for name in names if name in found]
 
 
 def training_batches(data: FederatedDataModule, device: torch.device) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from fedloge.data.sources import (
     ImageLists,
     ImageNetLT,
     INaturalist,
+    SiteTable,
     Source,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "ImageLists",
     "ImageNetLT",
     "Partition",
+    "SiteTable",
     "Source",
 ]

@@ -26,8 +26,9 @@ class PixelCache:
     """Decoded pixels by name, one file per image: a checksum (CRC-32) followed by the raw bytes.
 
     Threads, processes and runs may share a folder. A damaged file is written again. If the disk is nearly full or not
-    writable, the cache warns once and stops growing; images that it lacks are then decoded at every use. The cache does
-    not notice that an image file was replaced: delete its folder in that case.
+    writable, the cache warns once and stops growing; images that it lacks are then decoded at every use. An image file
+    that was changed is decoded again, as its name in the cache holds its size and time of change; what was decoded from
+    the old one stays in the folder until that is deleted.
 
     Args:
         folder: Folder of the cache, created when the first image is stored.
@@ -45,13 +46,23 @@ class PixelCache:
             shape: Shape of the uint8 pixels.
             make: Returns the pixels; called if they are not cached or damaged.
         """
-        digest = hashlib.sha256(f"{name} {shape}".encode()).hexdigest()
-        path = self.folder / digest[:2] / digest[2:32]
+        path = self._path(name, shape)
         found = _read(path, shape)
         if found is None:
             found = make()
             self._store(path, found)
         return found
+
+    def has(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether pixels are cached; they are not read, so they may be damaged."""
+        try:
+            return self._path(name, shape).stat().st_size == torch.Size(shape).numel() + CHECKSUM_BYTES
+        except OSError:
+            return False
+
+    def _path(self, name: str, shape: tuple[int, ...]) -> Path:
+        digest = hashlib.sha256(f"{name} {shape}".encode()).hexdigest()
+        return self.folder / digest[:2] / digest[2:32]
 
     def _store(self, path: Path, pixels: Tensor) -> None:
         if not self.grows:

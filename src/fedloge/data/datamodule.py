@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -27,11 +28,15 @@ from fedloge.data.loader import (
 )
 from fedloge.data.longtail import Profile, long_tail, max_over_min, observed_factor
 from fedloge.data.partition import Partition, Scheme, check_split, make_partition
+from fedloge.data.record import RECORD, DataRecord
 from fedloge.data.sources.base import Dataset, Source
-from fedloge.data.splits import Ints
+from fedloge.data.splits import Ints, owners_of
 from fedloge.errors import ConfigError, DataError
 from fedloge.federation.seeding import SERVER, Stream, generator
 from fedloge.models.base import Backbone
+
+NAMED_USERS = 3
+"""Users whose names make the name of a client that has many."""
 
 PAPER_SHUFFLE_SEED = 0
 """Seed of the shuffle that selects the images of the published long-tailed datasets."""
@@ -42,13 +47,14 @@ class FederatedDataModule(LightningDataModule):
 
     Args:
         source: Source of the images.
-        num_clients: Number of clients K.
+        num_clients: Number of clients K; None, with ``natural``, makes every user a client.
         alpha: Concentration α of the Dirichlet split; small values give clients few classes.
         imbalance_factor: IF of the long tail, as max/min (100) or min/max (0.01). None keeps the classes as they are,
             for a dataset that is long-tailed by nature; the observed factor is recorded.
         profile: Shape of the tail, ``exponential`` or ``step``.
-        scheme: ``dirichlet``, ``dirichlet_paper`` (exactly the published splits), ``iid``, or ``natural``, which
-            assigns the source's users to the clients at random and evenly; with as many clients as users, one each.
+        scheme: ``dirichlet``, ``dirichlet_paper`` (exactly the published splits), ``iid``, or ``natural``: client k is
+            the source's k-th user, with its name and its own test images where the source knows them. Fewer clients get
+            users at random, in numbers that differ by at most one.
         min_samples: Fewest training images per client (not with ``dirichlet_paper`` or ``natural``).
         batch_size: Batch size of local training.
         augment: Augmentation of training images: ``none``, ``crop`` or ``crop_flip`` (padding 4), or
@@ -71,7 +77,7 @@ class FederatedDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source,
-        num_clients: int = 40,
+        num_clients: int | None = 40,
         alpha: float = 0.5,
         imbalance_factor: float | None = 100.0,
         profile: Profile = "exponential",
@@ -98,7 +104,7 @@ class FederatedDataModule(LightningDataModule):
             raise ConfigError("data.seed", seed, "must lie in [0, 2**32)", "The published splits have 3407.")
         if not 0 <= val_fraction < 1:
             raise ConfigError("data.val_fraction", val_fraction, "must lie in [0, 1)", "For example 0.1.")
-        self.source, self.num_clients, self.alpha = source, num_clients, alpha
+        self.source, self.asked_clients, self.alpha = source, num_clients, alpha
         self.imbalance_factor = None if imbalance_factor is None else max_over_min(imbalance_factor)
         self.profile, self.scheme, self.min_samples = profile, scheme, min_samples
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -115,11 +121,11 @@ class FederatedDataModule(LightningDataModule):
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images and split them; a second call does nothing."""
+        """Load the images and split them; a second call does nothing, unless files of images were changed since."""
+        self.load()
         if self._partition is None:
-            self._dataset = self._load()
             split = self._load_partition() if self.partition_file else self._make_partition()
-            self._partition = self._with_validation(split)
+            self._partition = self._with_names(self._with_validation(split))
 
     def train_dataloader(self) -> BatchLoader:
         """The pooled long-tailed training set, for centralised training."""
@@ -152,6 +158,20 @@ class FederatedDataModule(LightningDataModule):
         """Height and width of an image."""
         return self.source.image_size
 
+    def load(self) -> Dataset:
+        """Load the images, again if their files were changed since."""
+        if self._dataset is None or self._dataset.outdated():
+            self._dataset, self._partition = self._load(), None
+        return self._dataset
+
+    @property
+    def num_clients(self) -> int:
+        """K; where every user is a client, known after :meth:`setup` or from the file of the partition."""
+        if self.asked_clients is not None:
+            return self.asked_clients
+        known = self._partition is None and self.partition_file
+        return len((Partition.load(known) if known else self.partition).train)
+
     @property
     def dataset(self) -> Dataset:
         """The images before they are made long-tailed; available after :meth:`setup`."""
@@ -181,6 +201,16 @@ class FederatedDataModule(LightningDataModule):
     def test_labels(self) -> Tensor:
         """Labels of the global test set, int64 [n_test]."""
         return self.dataset.test_labels
+
+    def public_test_indices(self) -> Tensor | None:
+        """Indices of the test images that belong to no client, for the generic model; None where it takes all.
+
+        Only with scheme ``natural`` and known users of the test images.
+        """
+        users = self.dataset.test_users
+        if self.scheme != "natural" or users is None or not bool((users < 0).any()):
+            return None
+        return (users < 0).nonzero().flatten()
 
     def validation(self) -> Validation | None:
         """The clients' validation images; None if no client has any."""
@@ -307,6 +337,7 @@ class FederatedDataModule(LightningDataModule):
         return BatchSettings(batch_size, self.augment, source.mean, source.std, device, size, self.last_batch)
 
     def _load(self) -> Dataset:
+        self.source.seed = self.seed
         dataset = self.source.load()
         largest = max(int(labels.max()) for labels in (dataset.train_labels, dataset.test_labels))
         if largest >= self.num_classes:
@@ -317,19 +348,20 @@ class FederatedDataModule(LightningDataModule):
         train_labels, test_labels = self.dataset.train_labels.numpy(), self.test_labels.numpy()
         shuffle = PAPER_SHUFFLE_SEED if self.scheme == "dirichlet_paper" else self.seed
         selected = long_tail(train_labels, self.num_classes, self.imbalance_factor, self.profile, shuffle)
-        users = self.dataset.train_users
+        users, test_users = self.dataset.train_users, self.dataset.test_users
         return make_partition(
             train_labels,
             selected,
             test_labels,
             self.num_classes,
             scheme=self.scheme,
-            num_clients=self.num_clients,
+            num_clients=self.asked_clients,
             alpha=self.alpha,
             imbalance_factor=self.imbalance_factor or observed_factor(train_labels),
             min_samples=self.min_samples,
             seed=self.seed,
             users=None if users is None else users.numpy(),
+            test_users=None if test_users is None else test_users.numpy(),
         )
 
     def _with_validation(self, split: Partition) -> Partition:
@@ -342,20 +374,46 @@ class FederatedDataModule(LightningDataModule):
         if split.val:
             return split
         if labels is not None:
-            return split.with_drawn_validation(labels.numpy())
+            users, train_users = self.dataset.val_users, self.dataset.train_users
+            if self.scheme != "natural" or users is None or train_users is None:
+                return split.with_drawn_validation(labels.numpy())
+            owners = owners_of(users.numpy(), split.train, train_users.numpy())
+            return split.with_own_validation(labels.numpy(), owners)
+        if not self.val_fraction:
+            return split
+        groups = self.dataset.train_groups
         train = self.dataset.train_labels.numpy()
-        return split.with_validation(train, self.val_fraction) if self.val_fraction else split
+        return split.with_validation(train, self.val_fraction, None if groups is None else groups.numpy())
+
+    def _with_names(self, split: Partition) -> Partition:
+        """The split with the names of the clients' users, joined where a client has several."""
+        users, names = self.dataset.train_users, self.dataset.user_names
+        if self.scheme != "natural" or users is None or names is None or split.names:
+            return split
+        own = (dict.fromkeys(users[torch.from_numpy(part)].tolist()) for part in split.train)
+        return replace(split, names=tuple(joined([names[user] for user in sorted(part)]) for part in own))
 
     def _load_partition(self) -> Partition:
         path = str(self.partition_file)
-        partition = Partition.load(path)
-        if len(partition.train) != self.num_clients:
+        partition, record = Partition.load(path), Path(path).with_name(RECORD)
+        if record.is_file():
+            changes = DataRecord.load(record).other_images(DataRecord.of(self.source, self.dataset))
+            if changes:
+                problem = f"was made for other images than those of {self.source.name}: {'; '.join(changes)}"
+                raise ConfigError("data.partition_file", path, problem, "Leave it out to make a split of these.")
+        if self.asked_clients not in (None, len(partition.train)):
             problem = f"but {path!r} has {len(partition.train)} clients"
-            raise ConfigError("data.num_clients", self.num_clients, problem, "Set it to that number.")
+            raise ConfigError("data.num_clients", self.asked_clients, problem, "Set it to that number.")
         train, test, val = self.dataset.train_labels, self.test_labels, self.dataset.val_labels
         if not partition.fits(train.numpy(), test.numpy(), self.num_classes, None if val is None else val.numpy()):
             raise DataError(f"data.partition_file={path!r} was made for other data than {self.source.name}.")
         return partition
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names of a client's users as one name: ``Berlin + Wien``, or ``Berlin + Wien + Rom + 4 more``."""
+    more = [f"{len(names) - NAMED_USERS} more"] if len(names) > NAMED_USERS else []
+    return " + ".join([*names[:NAMED_USERS], *more])
 
 
 class Validation:

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.data.files import Files
-from fedloge.errors import DataError
+from fedloge.data.files import Files, walk
+from fedloge.errors import DataError, few
 
 Ints = NDArray[np.int64]
 Row = tuple[int, str, str, str | None]
 """Line number, path, label and user."""
 
 LINE = re.compile(r"(\S.*?)\s+(\d{1,9})(?:\s+(\S+))?")
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class ImageList:
         paths: Path of each image, with forward slashes.
         labels: Class of each image, int64 [n].
         users: User of each image, numbered in the order of their names, int64 [n]; None if the list names no users.
+        user_names: Names of the users, by number.
     """
 
     file: Path
@@ -40,6 +40,7 @@ class ImageList:
     paths: Sequence[str]
     labels: Ints
     users: Ints | None
+    user_names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,7 +49,15 @@ class ImageList:
         """The images at some positions."""
         users = None if self.users is None else self.users[positions]
         paths = [self.paths[position] for position in positions]
-        return ImageList(self.file, self.lines[positions], paths, self.labels[positions], users)
+        return ImageList(self.file, self.lines[positions], paths, self.labels[positions], users, self.user_names)
+
+    def users_among(self, names: Sequence[str]) -> Ints:
+        """User of each image, int64 [n], by the numbers of another list; -1 for one that the other list lacks."""
+        assert self.users is not None
+        numbers = {name: number for number, name in enumerate(names)}
+        own = np.array([numbers.get(name, -1) for name in self.user_names], dtype=np.int64)
+        found: Ints = own[self.users]
+        return found
 
     def counts(self, num_classes: int) -> Ints:
         """Number of images of each class, int64 [C]."""
@@ -78,18 +87,20 @@ def read_list(file: Path) -> ImageList:
     known = [name for name in names if name is not None]
     if 0 < len(known) < len(names):
         raise DataError(f"{file}:{lines[names.index(None)]}: has no user, but {len(known)} other line(s) have.")
-    users = np.unique(known, return_inverse=True)[1].astype(np.int64) if known else None
-    return ImageList(file, np.array(lines), paths, np.array([int(label) for label in labels], dtype=np.int64), users)
+    everybody, positions = np.unique(known, return_inverse=True)
+    users = positions.astype(np.int64) if known else None
+    numbers = np.array([int(label) for label in labels], dtype=np.int64)
+    return ImageList(file, np.array(lines), paths, numbers, users, everybody.tolist() if known else ())
 
 
 def _text_rows(file: Path, text: str) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a name may hold other characters that end lines
         if line.strip():
             match = LINE.fullmatch(line.strip())
             if match is None:
                 raise DataError(f"{file}:{number}: {line!r} is not `path label` or `path label user`, label 0 or more.")
             path, label, user = match.groups()
-            yield number, path.removeprefix("./"), label, user
+            yield number, clean(path), label, user
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[Row]:
@@ -101,7 +112,12 @@ def _csv_rows(file: Path, text: str) -> Iterator[Row]:
         image, label, user = row["image_id"], row["class"] or "", row.get("user_id")
         if not image or not re.fullmatch(r"\d{1,9}", label) or ("user_id" in columns and not user):
             raise DataError(f"{file}:{reader.line_num}: lacks a value, or class is not a whole number, 0 or more.")
-        yield reader.line_num, f"{image}.jpg", label, user
+        yield reader.line_num, clean(f"{image}.jpg"), label, user
+
+
+def clean(path: str) -> str:
+    """A path without what does not change it: ``./`` and repeated slashes."""
+    return "/".join(part for i, part in enumerate(path.split("/")) if part not in ("", ".") or (i == 0 and not part))
 
 
 def _check_unique(file: Path, rows: Iterable[Row]) -> None:
@@ -136,8 +152,8 @@ def check_every_class(images: ImageList, num_classes: int) -> None:
     if len(absent):
         raise DataError(
             f"list {str(images.file)!r} has images of {num_classes - len(absent)} classes, but "
-            f"data.source.num_classes={num_classes}; classes without images: {_few(absent)}. Check that the file is "
-            "complete, or set num_classes."
+            f"data.source.num_classes={num_classes}; classes without images: {few(absent.tolist())}. Check that the "
+            "file is complete, or set num_classes."
         )
 
 
@@ -150,7 +166,7 @@ def check_apart(train: ImageList, test: ImageList) -> None:
     both = sorted(set(train.paths) & set(test.paths))
     if both:
         raise DataError(
-            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {_few(both)}. Remove them "
+            f"{len(both)} image(s) are in both {str(train.file)!r} and {str(test.file)!r}: {few(both)}. Remove them "
             "from one of the lists."
         )
 
@@ -218,19 +234,9 @@ class Finder:
     def _names_below(self, top: str) -> dict[str, list[str]]:
         if top not in self._below:
             self._below[top] = {}
-            for path in _walk(self.files, top):
+            for path in walk(self.files, top):
                 self._below[top].setdefault(path.rpartition("/")[2], []).append(path)
         return self._below[top]
-
-
-def _walk(files: Files, folder: str) -> Iterator[str]:
-    """Paths of all files below a folder; none if the folder does not exist."""
-    inside = files.folders(folder)
-    if inside is not None:
-        start = f"{folder}/" if folder else ""
-        yield from (start + name for name in files.names(folder))
-        for name in inside:
-            yield from _walk(files, start + name)
 
 
 def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
@@ -245,12 +251,6 @@ def locate(files: Files, images: ImageList, remedy: str) -> list[str]:
     if missing:
         raise DataError(
             f"{len(missing)} of the {len(found)} images of {str(images.file)!r} are not in "
-            f"{str(files.root.resolve())!r}: {_few(missing)}. {remedy}"
+            f"{str(files.root.resolve())!r}: {few(missing)}. {remedy}"
         )
     return [place for place in found.values() if place is not None]
-
-
-def _few(values: Iterable[object]) -> str:
-    every = list(map(str, values))
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more

@@ -22,12 +22,16 @@ from fedloge.data.splits import (
     local_test_counts,
     local_tests,
     natural,
+    owners_of,
     repair,
 )
-from fedloge.errors import ConfigError, DataError
+from fedloge.errors import ConfigError, DataError, did_you_mean
 from fedloge.system.storage import write_whole
 
 Scheme = Literal["dirichlet", "dirichlet_paper", "iid", "natural"]
+
+SHOWN_NAMES = 10
+"""Names of clients that a message lists."""
 
 VALIDATION = 1
 """Random stream of the validation images, apart from that of the split, which therefore stays the same."""
@@ -49,6 +53,7 @@ class Partition:
         val: Per client, indices of the source's validation images, or of its training images where the source has no
             validation images; empty if no client holds any.
         val_counts: Class counts of the clients' validation images, int64 [K, C]; None without any.
+        names: Names of the clients, all different; empty where they have only numbers.
     """
 
     scheme: str
@@ -61,6 +66,29 @@ class Partition:
     test_counts: Ints
     val: tuple[Ints, ...] = ()
     val_counts: Ints | None = None
+    names: tuple[str, ...] = ()
+
+    def name(self, client: int) -> str:
+        """Name of a client; ``client 3``, for example, where clients have only numbers."""
+        return self.names[client] if self.names else f"client {client}"
+
+    def label(self, client: int) -> str:
+        """Name of a client beside the word "client": its number where it has no name."""
+        return self.names[client] if self.names else str(client)
+
+    def find(self, name: str) -> int | None:
+        """Number of the client that has a name, or of which it is the number; None if there is none."""
+        if name in self.names:
+            return self.names.index(name)
+        return int(name) if name.isdecimal() and int(name) < len(self.train) else None
+
+    def all_words(self, name: str = "") -> str:
+        """The clients in a message, for one who asked for a client of another name."""
+        if not self.names:
+            return f"clients 0 to {len(self.train) - 1}"
+        shown = ", ".join(map(repr, self.names[:SHOWN_NAMES]))
+        more = f" and {len(self.names) - SHOWN_NAMES} more" if len(self.names) > SHOWN_NAMES else ""
+        return f"the clients {shown}{more}.{did_you_mean(name, self.names)}".rstrip(".")
 
     @property
     def has_alpha(self) -> bool:
@@ -107,7 +135,7 @@ class Partition:
                 return False
         return True
 
-    def with_validation(self, labels: Ints, fraction: float) -> Partition:
+    def with_validation(self, labels: Ints, fraction: float, groups: Ints | None = None) -> Partition:
         """The partition with a share of each client's training images held out for validation, by class.
 
         The test sets stay the same. Every class of a client keeps at least one training image.
@@ -115,11 +143,12 @@ class Partition:
         Args:
             labels: Class of each training image of the source, int64 [n].
             fraction: Share in (0, 1).
+            groups: Group of each training image of the source, int64 [n]; groups are held out as a whole.
         """
-        rng, (_, num_classes) = np.random.default_rng([self.seed, VALIDATION]), self.train_counts.shape
-        held = [hold_out(labels[own], fraction, rng) for own in self.train]
+        rng = np.random.default_rng([self.seed, VALIDATION])
+        held = [hold_out(labels[own], fraction, rng, None if groups is None else groups[own]) for own in self.train]
         val = tuple(own[mask] for own, mask in zip(self.train, held, strict=True))
-        counts = np.stack([np.bincount(labels[own], minlength=num_classes) for own in val])
+        counts = self._counts(val, labels)
         train = tuple(own[~mask] for own, mask in zip(self.train, held, strict=True))
         return replace(self, train=train, train_counts=self.train_counts - counts, val=val, val_counts=counts)
 
@@ -133,11 +162,25 @@ class Partition:
         val = local_tests(counts, labels, np.random.default_rng([self.seed, VALIDATION]))
         return replace(self, val=val, val_counts=counts)
 
+    def with_own_validation(self, labels: Ints, owners: Ints) -> Partition:
+        """The partition with the validation images that belong to each client.
+
+        Args:
+            labels: Class of each validation image of the source, int64 [n_val].
+            owners: Client of each, int64 [n_val], -1 for none.
+        """
+        val = tuple(np.flatnonzero(owners == k) for k in range(len(self.train)))
+        return replace(self, val=val, val_counts=self._counts(val, labels))
+
+    def _counts(self, part: tuple[Ints, ...], labels: Ints) -> Ints:
+        num_classes = self.train_counts.shape[1]
+        return np.stack([np.bincount(labels[own], minlength=num_classes) for own in part])
+
     def save(self, path: str | Path) -> None:
         """Write the partition as JSON."""
         keys = ["train", "test", "train_counts", "test_counts"] + (["val", "val_counts"] if self.val else [])
         rows = zip(*(getattr(self, key) for key in keys), strict=True)
-        content = {
+        content: dict[str, Any] = {
             "scheme": self.scheme,
             "seed": self.seed,
             "IF": self.measured_factor,
@@ -147,6 +190,8 @@ class Partition:
             "sha256": self.sha256,
             "clients": [dict(zip(keys, (part.tolist() for part in row), strict=True)) for row in rows],
         }
+        for client, name in zip(content["clients"], self.names, strict=False):
+            client["name"] = name
         write_whole(path, json.dumps(content) + "\n")
 
     @classmethod
@@ -186,6 +231,7 @@ class Partition:
             test_counts=np.stack(column("test_counts")),
             val=column("val") if validated else (),
             val_counts=np.stack(column("val_counts")) if validated else None,
+            names=tuple(str(client["name"]) for client in content["clients"] if "name" in client),
         )
 
     def _parts(self) -> list[tuple[tuple[Ints, ...], Ints]]:
@@ -199,19 +245,23 @@ class Partition:
             return "an index is negative"
         if len(np.unique(owned)) < len(owned):
             return "a training image occurs twice"
+        if self.names and (len(self.names) < len(self.train) or len(set(self.names)) < len(self.names)):
+            return "the names of the clients are not one for each, and different"
         for part, counts in self._parts():
             if [len(own) for own in part] != counts.sum(1).tolist():
                 return "the class counts of a client do not add up to its images"
         return None
 
 
-def check_split(scheme: str, num_clients: int, alpha: float, min_samples: int) -> None:
+def check_split(scheme: str, num_clients: int | None, alpha: float, min_samples: int) -> None:
     """Check the options of a split that do not depend on the data.
 
     Raises:
         ConfigError: If an option is out of range.
     """
     check_choice("data.scheme", scheme, get_args(Scheme))
+    if num_clients is None and scheme != "natural":
+        raise ConfigError("data.num_clients", None, f"needs a number with scheme {scheme}", "For example 20.")
     check_least("data.num_clients", num_clients, 1)
     check_least("data.min_samples", min_samples, 1)
     check_positive("data.alpha", alpha, "The paper has 0.5 and 1.")
@@ -224,14 +274,17 @@ def make_partition(
     num_classes: int,
     *,
     scheme: Scheme,
-    num_clients: int,
+    num_clients: int | None,
     alpha: float,
     imbalance_factor: float,
     min_samples: int,
     seed: int,
     users: Ints | None = None,
+    test_users: Ints | None = None,
 ) -> Partition:
     """Split the selected training images over clients and draw a local test set for each client.
+
+    With scheme ``natural`` and known users of the test images, a client's test set is that of its users instead.
 
     Args:
         train_labels: Class of each training image of the source, int64 [n].
@@ -239,12 +292,13 @@ def make_partition(
         test_labels: Class of each test image of the source, int64 [n_test].
         num_classes: C.
         scheme: ``dirichlet``, ``dirichlet_paper``, ``iid`` or ``natural``.
-        num_clients: K.
+        num_clients: K; None, with scheme ``natural``, makes every user a client.
         alpha: Concentration α; small values give clients few classes.
         imbalance_factor: IF that was asked for, to record in the result.
         min_samples: Fewest images per client (not with ``dirichlet_paper`` or ``natural``).
         seed: Seed of the split and the local test sets.
         users: User of each training image of the source, int64 [n]; required by ``natural``.
+        test_users: User of each test image of the source, int64 [n_test], -1 for none; used by ``natural`` alone.
 
     Raises:
         ConfigError: If an argument is out of range, there are too few images or users for K clients, or a client would
@@ -252,7 +306,10 @@ def make_partition(
     """
     check_split(scheme, num_clients, alpha, min_samples)
     labels = train_labels[selected]
-    _check_enough(len(labels), num_clients, min_samples)
+    if num_clients is None:
+        num_clients = len(np.unique(_users(users, selected, 1)))
+    if scheme != "natural":
+        _check_enough(len(labels), num_clients, min_samples)
     rng = np.random.default_rng(seed)
     if scheme == "dirichlet_paper":
         owners = dirichlet_paper(labels, num_classes, num_clients, alpha, seed)
@@ -264,10 +321,15 @@ def make_partition(
         owners = iid(labels, num_clients, rng)
     counts = count_matrix(owners, labels, num_clients, num_classes)
     _check_nobody_empty(counts, scheme)
-    wanted = local_test_counts(counts, test_labels)
     train = tuple(selected[owners == k] for k in range(num_clients))
-    test = local_tests(wanted, test_labels, rng)
-    return Partition(scheme, seed, alpha, imbalance_factor, train, test, counts, wanted)
+    if scheme == "natural" and users is not None and test_users is not None:
+        homes = owners_of(test_users, train, users)
+        test = tuple(np.flatnonzero(homes == k) for k in range(num_clients))
+        tested = count_matrix(homes[homes >= 0], test_labels[homes >= 0], num_clients, num_classes)
+    else:
+        tested = local_test_counts(counts, test_labels)
+        test = local_tests(tested, test_labels, rng)
+    return Partition(scheme, seed, alpha, imbalance_factor, train, test, counts, tested)
 
 
 def _check_enough(images: int, num_clients: int, min_samples: int) -> None:

@@ -52,10 +52,32 @@ def iid(labels: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
 
 
 def natural(users: Ints, num_clients: int, rng: np.random.Generator) -> Ints:
-    """Owner of each image: all images of a user go to one client; numbers of users differ by at most one."""
+    """Owner of each image: all images of a user go to one client.
+
+    With as many clients as users, client k is the k-th user. Fewer clients get users at random, whose numbers differ by
+    at most one.
+    """
     everybody, positions = np.unique(users, return_inverse=True)
+    if len(everybody) == num_clients:
+        return positions.astype(np.int64)
     owners: Ints = iid(everybody, num_clients, rng)[positions]
     return owners
+
+
+def owners_of(users: Ints, train: Sequence[Ints], train_users: Ints) -> Ints:
+    """Client of each image whose user has training images, and -1 for all others.
+
+    Args:
+        users: User of each image, int64 [n], -1 for an image without one.
+        train: Per client, indices of training images, such that no user has images at two clients.
+        train_users: User of each training image of the source, int64.
+    """
+    clients = np.full(max(users.max(initial=-1), train_users.max(initial=-1)) + 2, -1)
+    for k, own in enumerate(train):
+        clients[train_users[own]] = k
+    clients[-1] = -1  # where users without a number point to
+    found: Ints = clients[users]
+    return found
 
 
 def repair(owners: Ints, labels: Ints, num_clients: int, min_samples: int, rng: np.random.Generator) -> Ints:

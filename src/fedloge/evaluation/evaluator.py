@@ -67,19 +67,24 @@ class Evaluation:
             without personal models.
         clients: Scores of each client that has test images.
         groups: many, medium or few for every class, by the global training counts.
+        clients_confusion: Confusion matrix [C, C] of the generic model on the test images of all clients together, if
+            the global test set consists of others; None if it does not.
     """
 
     global_confusion: Tensor | None
     personal_confusion: Tensor | None
     clients: tuple[ClientScore, ...]
     groups: tuple[str, ...] = field(repr=False)
+    clients_confusion: Tensor | None = None
 
     def generic(self) -> dict[str, float]:
         """Accuracy of the generic model, overall and by group; empty if there is none."""
         if self.global_confusion is None:
             return {}
         groups = metrics.group_accuracies(self.global_confusion, self.groups, SHOTS)
-        return {"acc": metrics.accuracy(self.global_confusion)} | {f"acc_{s}": groups[s] for s in SHOTS}
+        result = {"acc": metrics.accuracy(self.global_confusion)} | {f"acc_{s}": groups[s] for s in SHOTS}
+        others = self.clients_confusion
+        return result | ({} if others is None else {"acc_clients": metrics.accuracy(others)})
 
     def personal(self) -> dict[str, float]:
         """Means over clients of accuracy, F1 and group accuracies, with deviation and worst tenth; empty without any.
@@ -129,6 +134,8 @@ class Evaluator:
             batch sizes of wide networks), and so a prediction where two classes tie.
         personal_shots: Counts that group a client's classes: N_c of the ``global`` training set, or those of its
             ``own`` test images, as in the released code.
+        public: Indices of the test images that the generic model is tested on, int64; None takes all. It is then also
+            tested on the others, which belong to clients.
     """
 
     def __init__(
@@ -141,7 +148,9 @@ class Evaluator:
         device: torch.device | None = None,
         threads: int = 1,
         personal_shots: PersonalShots = "global",
+        public: Tensor | None = None,
     ) -> None:
+        self.public = public
         self.threads, self.shot_rule, self.personal_shots = threads, shot_rule, personal_shots
         self.method, self.data, self.population = method, data, population
         self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
@@ -165,16 +174,25 @@ class Evaluator:
         mask = mask_absent or self.mask_absent
         self.method.to(self.device).eval()
         self._loaded = None
-        generic, personal, scores = None, None, []
+        generic, others, personal, scores = None, None, None, []
         if "global" in self.method.views:
             averaged = self.method.generic_personal(state.clients, self.population)
             features = self._features_of(state, averaged, "global")
-            generic = self._confusion(self.method.logits(features, "global"), slice(None))
+            generic, others = self._generic_confusions(self.method.logits(features, "global"))
         if "personal" in self.method.views:
             for client, matrix in self._client_confusions(state, mask):
                 personal = matrix if personal is None else personal + matrix
                 scores.append(self._score(client, matrix))
-        return Evaluation(generic, personal, tuple(scores), self.groups)
+        return Evaluation(generic, personal, tuple(scores), self.groups, others)
+
+    def _generic_confusions(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """On the global test set and, if that is public images alone, on those of the clients, if there are any."""
+        if self.public is None:
+            return self._confusion(logits, slice(None)), None
+        public = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        public[self.public.to(logits.device)] = True
+        others = None if bool(public.all()) else self._confusion(logits[~public], ~public)
+        return self._confusion(logits[public], public), others
 
     def _client_confusions(self, state: FederatedState, mask: MaskAbsent) -> Iterator[tuple[Client, Tensor]]:
         for client in track(self.population, "personal models"):

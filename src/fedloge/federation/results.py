@@ -51,7 +51,7 @@ def write_tables(run: Parts, round: int, result: Result) -> None:
     names, counts = run.data.class_names, run.data.class_counts
     for before, evaluation in result.evaluations().items():
         run.folder.append("per_class.csv", class_rows(round, evaluation, before, names, counts))
-        run.folder.append("per_client.csv", client_rows(round, evaluation, before))
+        run.folder.append("per_client.csv", client_rows(round, evaluation, before, run.data.partition.names))
 
 
 def write_confusion(run: Parts, result: Result) -> None:

@@ -64,7 +64,7 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
 
     Args:
         run: Finished run.
-        client: A client's number, a new client's folder, ``all`` (every model), or None (the generic one).
+        client: A client's number or name, a new client's folder, ``all`` (every model), or None (the generic one).
         format: Format of the files.
         output: New or empty folder, or that of the same export if it was stopped.
 
@@ -80,15 +80,18 @@ def export_models(run: Run, client: str | int | None, format: Format, output: st
     asked = {"shared_sha256": shared_sha256(run), "format": format, "client": None if client is None else str(client)}
     if not (folder / UNFINISHED).is_file() or RunFolder(folder).read_json(UNFINISHED) != asked:
         free_folder(folder, "output")
-    writer = Writer(folder, format, asked)
-    entries = {model.name: writer.write(run, model) for model in track(models, "models")}
-    source = run.data.source
+    writer, named = Writer(folder, format, asked), bool(run.partition.names)
+    entries = {
+        model.name: writer.write(run, model) | ({"client": model.client} if named and model.client else {})
+        for model in track(models, "models")
+    }
+    record = run.record
     about = {
         "method": type(run.method).__name__,
         "format": format,
-        "image": {"channels": source.channels, "size": source.image_size, "mean": source.mean, "std": source.std},
+        "image": {"channels": record.channels, "size": record.image_size, "mean": record.mean, "std": record.std},
         "normalisation": "by you: (x - mean) / std of x in [0, 1]" if format == "safetensors" else "in the body",
-        "classes": list(source.class_names),
+        "classes": list(record.class_names),
         "models": entries,
     }
     RunFolder(folder).write_json(ABOUT, about)
@@ -124,8 +127,8 @@ class Writer:
         """Write a model's head, and its body unless it is already written; returns their file names."""
         own_body = run.method.has_own_body(model.personal)
         predictor = freeze_flags(run.predictor(model.view, model.personal))
-        source = run.data.source
-        images = torch.rand(2, source.channels, source.image_size, source.image_size)
+        record = run.record
+        images = torch.rand(2, record.channels, record.image_size, record.image_size)
         body, head = Body(predictor).eval(), Head(predictor).eval()
         names = {"body": f"{model.name}-body" if own_body else "body", "head": model.name}
         paths = {part: self.folder / f"{name}{SUFFIXES[self.format]}" for part, name in names.items()}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Hashable, Sequence
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-from fedloge.data.files import FolderFiles
-from fedloge.data.images import FileImages
-from fedloge.data.sources import ImageFolder, ImageLists
-from fedloge.data.sources.base import Source
+from fedloge.checks import check_paths, check_text
+from fedloge.data.files import FolderFiles, walk
+from fedloge.data.images import FileImages, refuse
+from fedloge.data.record import DataRecord
 from fedloge.errors import DataError
 
 MODES = {1: ("L", "1"), 3: ("RGB",)}
@@ -18,26 +20,21 @@ MODES = {1: ("L", "1"), 3: ("RGB",)}
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files in ``paths``, and all images in the folders in ``paths``, sorted by folder.
+    """The files in ``paths``, and all images in the folders in ``paths``, sorted by folder; each file once.
 
     Raises:
-        DataError: If a path does not exist, or a folder holds no image.
+        DataError: If a path does not exist, a folder holds no image, or a name is not UTF-8.
     """
-    found: list[Path] = []
+    check_text(map(str, paths), "of images")
+    check_paths(paths)
+    found: dict[Hashable, Path] = {}
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if _is_image(file)]
-            if not inside:
-                raise DataError(f"folder {str(path)!r} holds no image. Give images, or a folder of them.")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise DataError(f"no file or folder {str(path)!r}.")
-    return found
+        for file in _files_at(path):
+            found.setdefault(_identity(file), file)
+    return list(found.values())
 
 
-def open_images(paths: Sequence[Path], source: Source, convert: bool = False) -> FileImages:
+def open_images(paths: Sequence[Path], record: DataRecord, convert: bool = False) -> FileImages:
     """Open images in the form that the model takes.
 
     For a run on image files they are scaled, cropped and converted as its training images were. For other runs they
@@ -45,34 +42,54 @@ def open_images(paths: Sequence[Path], source: Source, convert: bool = False) ->
 
     Args:
         paths: Image files.
-        source: Source of the images that the model was trained on.
+        record: Record of the data that the model was trained on.
         convert: Scale, crop and convert images that do not fit.
 
     Raises:
-        DataError: If an image cannot be read or does not fit; names it.
+        DataError: If images cannot be read or do not fit; counts them and names the first five.
     """
-    if not convert and not isinstance(source, (ImageFolder, ImageLists)):
+    names, side = [str(path) for path in paths], record.stored_size
+    images = FileImages(
+        FolderFiles(Path()), names, record.image_size, record.channels, num_workers=4, shorter_side=side
+    )
+    refuse(list(images.check().values()), len(images))
+    if not convert and not record.fitted:
         for path in paths:
-            _check(path, source)
-    names = [str(path) for path in paths]
-    files, side = FolderFiles(Path()), source.stored_size
-    return FileImages(files, names, source.image_size, source.channels, num_workers=4, shorter_side=side)
+            _check(path, record)
+    return images
 
 
-def _is_image(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in Image.registered_extensions()
+def _files_at(path: Path) -> list[Path]:
+    """A file, or the images in a folder."""
+    if not os.path.isdir(path):
+        return [path]
+    inside = [file for file in walk(FolderFiles(path)) if Path(file).suffix.lower() in _suffixes()]
+    if not inside:
+        raise DataError(f"folder {str(path)!r} holds no image. Give images, or a folder of them.")
+    return sorted(path / file for file in inside)
 
 
-def _check(path: Path, source: Source) -> None:
+@cache
+def _suffixes() -> frozenset[str]:
+    """Suffixes of the formats that Pillow can open."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, format in known.items() if format in Image.OPEN)
+
+
+def _identity(path: Path) -> Hashable:
     try:
-        with Image.open(path) as image:
-            size, mode = image.size, image.mode
-    except Exception as error:  # Pillow raises almost any type on a damaged file
-        raise DataError(f"{str(path)!r} is not an image that Pillow can read: {error}.") from error
+        return FolderFiles(Path()).facts(str(path))
+    except OSError:  # refused when it is opened
+        return path
+
+
+def _check(path: Path, record: DataRecord) -> None:
+    with Image.open(path) as image:
+        size, mode = image.size, image.mode
     remedy = "Pass --convert to scale, crop and convert images."
-    if size != (source.image_size,) * 2:
-        wanted = f"{source.image_size}x{source.image_size}"
+    if size != (record.image_size,) * 2:
+        wanted = f"{record.image_size}x{record.image_size}"
         raise DataError(f"{str(path)!r} has {size[0]}x{size[1]} pixels, but the model takes {wanted}. {remedy}")
-    if mode not in MODES[source.channels]:
-        wanted = f"{MODES[source.channels][0]} ({'grey' if source.channels == 1 else 'colour'})"
+    if mode not in MODES[record.channels]:
+        wanted = f"{MODES[record.channels][0]} ({'grey' if record.channels == 1 else 'colour'})"
         raise DataError(f"{str(path)!r} has mode {mode}, but the model takes {wanted}. {remedy}")

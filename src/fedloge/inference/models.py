@@ -16,7 +16,7 @@ from fedloge.errors import ConfigError, RunError
 from fedloge.federation.state import Tensors
 from fedloge.methods.base import View
 from fedloge.runs.folder import RunFolder
-from fedloge.runs.run import Run, load_run
+from fedloge.runs.run import Run, load_models
 from fedloge.system.storage import whole
 
 ABOUT, STATE = "client.json", "client.safetensors"
@@ -31,46 +31,51 @@ class Model:
         name: ``generic``, ``client-3``, or a new client's folder.
         view: Generic or personal.
         personal: Entries beside, or in place of, the shared ones.
+        client: Name of the client; empty for other models.
     """
 
     name: str
     view: View
     personal: Tensors
+    client: str = ""
 
 
 def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """Load a run that has final models.
+    """Load a run that has final models; its data need not be at hand.
 
     Raises:
         RunError: If the folder is not a run, or the run is not finished.
     """
-    run = load_run(path, overrides)
+    run = load_models(path, overrides)
     if not (run.folder.path / "checkpoints" / "final").is_dir():
         raise RunError(f"{str(path)!r} has no final models: the run is not finished.")
     return run
 
 
 def choose_model(run: Run, client: str | int | None = None) -> Model:
-    """The generic model, or the personal one of a client's number or folder.
+    """The generic model, or the personal one of a client, given by its number, its name or the folder of a new one.
 
     Raises:
         FedlogeError: If the run has no such model.
     """
     if client is None:
         return Model("generic", "global", run.generic_personal())
-    if str(client).isdecimal():
-        return Model(f"client-{int(client)}", "personal", run.client_personal(int(client)))
+    number = run.partition.find(client) if isinstance(client, str) else client
+    if number is not None or str(client).isdecimal():
+        known = int(str(client)) if number is None else number
+        personal = run.client_personal(known)
+        return Model(f"client-{known}", "personal", personal, run.partition.name(known))
     folder = Path(str(client))
     if not (folder / ABOUT).is_file():
-        remedy = f"The run has clients 0 to {run.data.num_clients - 1}."
-        raise ConfigError("client", str(client), "is neither a number nor the folder of a new client", remedy)
+        remedy = f"The run has {run.partition.all_words(str(client))}."
+        raise ConfigError("client", str(client), "is neither a client nor the folder of a new client", remedy)
     return Model(folder.name, "personal", load_client(run, folder))
 
 
 def all_models(run: Run) -> list[Model]:
     """The generic model and every client's, except for a kind that the method does not have."""
     generic = [choose_model(run)] if "global" in run.method.views else []
-    clients = range(run.data.num_clients) if "personal" in run.method.views else ()
+    clients = range(len(run.final.clients)) if "personal" in run.method.views else ()
     return generic + [choose_model(run, client) for client in clients]
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fedloge.checks import check_least
-from fedloge.data.images import TensorImages
+from fedloge.data.files import FolderFiles
+from fedloge.data.images import TensorImages, check_distinct
 from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
-from fedloge.errors import DataError, RunError
+from fedloge.errors import DataError, RunError, few
 from fedloge.executors import ClientFailure, Serial
 from fedloge.federation.checks import usual_last_batch
 from fedloge.federation.round import AllClients
@@ -111,7 +112,7 @@ def add_client(
     with images.line:
         personal = train_new_client(run, images, phases)
     parts = [name for name in personal if not name.endswith("num_batches_tracked")]
-    names = run.data.source.class_names
+    names = run.record.class_names
     about = {
         "round": run.state("last").round,
         "images": len(images.labels),
@@ -180,7 +181,7 @@ def _alone(run: Run) -> FederatedState:
     """The trained state with the new client, untrained, as the only one."""
     method = run.method
     template = {name: tensor.clone() for name, tensor in method.personal_entries().items()}
-    source = generator(run.trainer.seed, 0, run.data.num_clients, Stream.PERSONAL)  # that of no client of the run
+    source = generator(run.trainer.seed, 0, len(run.final.clients), Stream.PERSONAL)  # that of no client of the run
     initial = method.initial_personal(template, source)
     return replace(run.state("last"), clients=ClientStore(1, lambda _: initial))
 
@@ -211,28 +212,25 @@ def read_client(run: Run, data: str | Path, convert: bool = False) -> ClientImag
     Raises:
         DataError: If a folder is empty or not named after a class of the run, or an image does not fit.
     """
-    root, names = Path(data), list(run.data.source.class_names)
-    folders = sorted(folder for folder in root.glob("*") if folder.is_dir() and not folder.name.startswith("."))
+    names = run.record.class_names
+    folders = FolderFiles(Path(data)).folders("")
     if not folders:
         raise DataError(f"{str(data)!r} has no class folder. Sort the client's images into DATA/<class>/*.")
-    files, labels = [], []
-    for folder in folders:
-        if folder.name not in names:
-            known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            raise DataError(f"{str(folder)!r} is named after no class of the run. Its classes are {known}.")
+    files: list[Path] = []
+    labels: list[int] = []
+    for name in folders:
+        folder = Path(data) / name
+        if name not in names:
+            raise DataError(f"{str(folder)!r} is named after no class of the run. Its classes are {few(names)}.")
         inside = find_images([folder])
         files += inside
-        labels += [names.index(folder.name)] * len(inside)
-    pixels = open_images(files, run.data.source, convert).gather(torch.arange(len(files)))
-    served = run.data
-    settings = BatchSettings(
-        served.batch_size,
-        served.augment,
-        served.source.mean,
-        served.source.std,
-        last_batch=usual_last_batch(run.method, served),
-    )
-    return ClientImages(pixels, torch.tensor(labels), len(names), settings)
+        labels += [names.index(name)] * len(inside)
+    opened = open_images(files, run.record, convert)
+    check_distinct([opened])
+    record, served = run.record, run.data
+    last_batch = usual_last_batch(run.method, served)
+    settings = BatchSettings(served.batch_size, served.augment, record.mean, record.std, last_batch=last_batch)
+    return ClientImages(opened.gather(torch.arange(len(files))), torch.tensor(labels), len(names), settings)
 
 
 @torch.no_grad()

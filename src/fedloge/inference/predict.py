@@ -59,7 +59,7 @@ def predict_images(
     model = choose_model(run, client)
     predictor = run.predictor(model.view, model.personal).to(run.trainer.strategy.root_device)
     files = find_images(paths)
-    images = open_images(files, run.data.source, convert)
+    images = open_images(files, run.record, convert)
     batches = torch.split(torch.arange(len(files)), BATCH_SIZE)
     pairs = zip(batches, gather_batches(images, batches), strict=True)
     for indices, batch in track(pairs, "images", len(files), lambda pair: len(pair[0])):

@@ -103,8 +103,14 @@ def warnings(runs: Sequence[RunData]) -> list[str]:
         if run.summary["mask_absent"] in MASKED:
             masked = MASKED[run.summary["mask_absent"]]
             found.append(f"{run.name}: privileged knowledge, in personal models {masked}; other methods do not use it.")
+        if run.record and any(run.record.left_out.values()):
+            left_out = sum(run.record.left_out.values())
+            found.append(f"{run.name}: {left_out} image(s) could not be read and were left out.")
     if len({run.partition.sha256 for run in runs}) > 1:
         found.append("The runs were not made on the same partition: clients and test sets differ between them.")
+    records = [run.record for run in runs if run.record]
+    if any(not records[0].same_images(other) for other in records[1:]):
+        found.append("The runs were made on different data: their classes or their images differ.")
     if len({run.summary["shots"]["rule"] for run in runs}) > 1:
         found.append("The runs group classes into many, medium and few by different rules.")
     rounds = sorted({int(run.summary["rounds"]) for run in runs})
@@ -230,16 +236,17 @@ def _accuracies(title: str, runs: Sequence[RunData], view: View, measures: Seque
         parts = [(stage, run.headline(view, before)) for stage, before in stages(run, view)]
         for stage, part in [*parts, *_beside(run, view)]:
             if part is not None:
-                rows.append([run.name, run.method, stage, *(percent(part[measure.name]) for measure in measures)])
+                rows.append([run.name, run.method, stage, *(percent(part.get(measure.name)) for measure in measures)])
     title += f": {', '.join(dict.fromkeys(mean_words(run.coverage) for run in runs))}" if view == "personal" else ""
     table = Table(title, ["run", "method", "classifiers", *(measure.label for measure in measures)], rows, names=3)
     return (table if len(runs) > 1 else _without_run(table)) if rows else None
 
 
 def _beside(run: RunData, view: View) -> list[tuple[str, Mapping[str, float] | None]]:
-    """Numbers of the validation and of a round that was chosen by it, where the run has them."""
-    chosen, val = run.summary.get("selected"), run.summary.get("val")
+    """Numbers of a round chosen by validation, on other test images, and of the validation, where the run has them."""
+    chosen, val, own = run.summary.get("selected"), run.summary.get("val"), run.headline(view) or {}
     rows = [(f"round {chosen['round']}, {chosen_on(chosen['metric'])}", chosen[view])] if chosen else []
+    rows += [("on the clients' test images together", {"acc": own["acc_clients"]})] if "acc_clients" in own else []
     return rows + ([("validation images, last round", val[view])] if val else [])
 
 

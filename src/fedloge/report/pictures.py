@@ -59,7 +59,7 @@ def partition_picture(partition: Partition, class_names: Sequence[str]) -> bytes
     figure = empty_figure(max(size[0], 6.5), max(size[1], 4.0))
     axes = figure.subplots()
     order = np.argsort(-partition.train_counts.sum(0), kind="stable")
-    _partition_map(axes, partition.train_counts[:, order], [class_names[c] for c in order])
+    _partition_map(axes, partition, order, class_names)
     about = partition.scheme + (f", α {partition.alpha:g}" if partition.has_alpha else "")
     axes.set_title(f"{clients} clients, {about}, {partition.imbalance}, {partition.sha256[:12]}", fontsize=9)
     return png(figure, DPI)
@@ -134,7 +134,7 @@ def _client_panel(axes: Axes, run: RunData) -> None:
         axes.bar(range(len(order)), 100 * old.accuracy[order], width=0.22, color="#00000090")
     axes.axhline(100 * float(np.nanmean(scores.accuracy)), color=MUTED, ls="--", lw=1.2)
     _percent_axes(axes, "accuracy by client on its own test set, the worst tenth in red", "client")
-    _names(axes, [str(scores.client[k]) for k in order])
+    _names(axes, [scores.label[k] for k in order])
 
 
 def _confusion_panel(axes: Axes, run: RunData) -> None:
@@ -154,11 +154,12 @@ def _confusion_panel(axes: Axes, run: RunData) -> None:
 
 
 def _partition_panel(axes: Axes, run: RunData) -> None:
-    _partition_map(axes, run.partition.train_counts[:, run.by_count], [run.class_names[c] for c in run.by_count])
+    _partition_map(axes, run.partition, run.by_count, run.class_names)
     axes.set_title("training images by client and class", fontsize=10)
 
 
-def _partition_map(axes: Axes, counts: Ints, names: Sequence[str]) -> None:
+def _partition_map(axes: Axes, partition: Partition, order: Ints, class_names: Sequence[str]) -> None:
+    counts = partition.train_counts[:, order]
     shown = np.ma.masked_equal(counts, 0)
     image = axes.imshow(
         shown, cmap="Blues", norm=LogNorm(0.7, max(counts.max(), 2)), aspect="auto", interpolation="none"
@@ -170,9 +171,9 @@ def _partition_map(axes: Axes, counts: Ints, names: Sequence[str]) -> None:
                 light = np.log(n / 0.7) > 0.6 * np.log(max(counts.max(), 2) / 0.7)
                 axes.text(c, k, str(n), ha="center", va="center", fontsize=7, color="white" if light else "black")
     axes.set(xlabel="class, most training images first", ylabel="client")
-    _names(axes, names)
+    _names(axes, [class_names[c] for c in order])
     if len(counts) <= 30:
-        axes.set_yticks(range(len(counts)), labels=[str(k) for k in range(len(counts))], fontsize=9)
+        axes.set_yticks(range(len(counts)), labels=[partition.label(k) for k in range(len(counts))], fontsize=9)
 
 
 def _norm_panel(axes: Axes, run: RunData) -> None:

@@ -58,7 +58,7 @@ def client_table(partition: Partition, class_names: Sequence[str]) -> Table:
         largest = int(counts[k].argmax())
         share = counts[k, largest] / max(counts[k].sum(), 1)
         table.add_row(
-            str(k),
+            partition.label(k),
             str(counts[k].sum()),
             str(partition.test_counts[k].sum()),
             str(present),

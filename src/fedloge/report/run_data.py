@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedloge.data.partition import Partition
+from fedloge.data.record import RECORD, DataRecord
 from fedloge.data.splits import Ints
 from fedloge.data.statistics import Floats
 from fedloge.errors import DataError, RunError
@@ -33,13 +34,17 @@ LAST_STEPS = {"realigned": "realignment", "fine-tuned": "fine-tuning"}
 
 @dataclass(frozen=True, eq=False)
 class ClientScores:
-    """Columns of ``per_client.csv`` after the last round, [K'], for the K' clients that have test images."""
+    """Columns of ``per_client.csv`` after the last round, [K'], for the K' clients that have test images.
+
+    ``label`` holds the names of the clients, or their numbers as texts.
+    """
 
     client: Ints
     n_train: Ints
     n_test: Ints
     accuracy: Floats
     macro_f1: Floats
+    label: Sequence[str]
 
     def worst_tenth(self) -> Ints:
         """Positions of the tenth of the clients with the lowest accuracy, at least one, the worst first."""
@@ -89,7 +94,8 @@ class HeadNorms:
 
     Args:
         name: Name of its module, for example ``psi``.
-        norms: Norms by stage (``trained``, ``final``): [C] of a shared classifier, [K, C] of the clients' own.
+        norms: Norms by stage (``trained``, ``final``): [C] of a shared classifier, [K, C] of the clients' own;
+            nan for clients without one, which never took part.
     """
 
     name: str
@@ -118,6 +124,7 @@ class RunData:
         client_heads: Classifiers that each client has of its own.
         frames: Fixed classifiers by name, [C, d].
         last_step: Name of the method's step after the last round; None for a method without one.
+        record: Record of the data; None for a run from before there were records.
     """
 
     name: str
@@ -137,6 +144,7 @@ class RunData:
     client_heads: Sequence[HeadNorms]
     frames: Mapping[str, Tensor]
     last_step: str | None
+    record: DataRecord | None = None
 
     @property
     def method(self) -> str:
@@ -225,11 +233,11 @@ def _read(folder: RunFolder, name: str) -> RunData:
     summary = folder.read_json("summary.json")
     config = folder.path / "config.yaml"
     config_text = config.read_text(encoding="utf-8") if config.is_file() else ""
-    partition = Partition.load(folder.path / "partition.json")
+    partition, record = Partition.load(folder.path / "partition.json"), folder.path / RECORD
     num_classes = len(summary["shots"]["groups"])
     names, class_accuracy, class_tests = _classes(folder.rows("per_class.csv"), num_classes)
     fixed = folder.read_json("checkpoints/final/state.json")["fixed"]
-    shared, personal = _heads(folder.path, num_classes, fixed)
+    shared, personal = _heads(folder.path, len(partition.train), num_classes, fixed)
     step = LAST_STEPS.get(summary.get("finalized", "realigned"), "the last step")
     before = summary["before_realignment"]
     same = [view for view in VIEWS if view.before and before and before[view.model] == summary[view.model]]
@@ -249,13 +257,14 @@ def _read(folder: RunFolder, name: str) -> RunData:
         class_names=names,
         class_accuracy=_without(class_accuracy, same),
         class_tests=class_tests,
-        clients=_without(_clients(folder.rows("per_client.csv")), same),
+        clients=_without(_clients(folder.rows("per_client.csv"), partition), same),
         confusion=_without(_confusions(folder.rows("confusion.csv"), num_classes), same),
         partition=partition,
         shared_heads=shared,
         client_heads=personal,
         frames=_frames(folder.path, num_classes, fixed),
         last_step=step if summary["before_realignment"] else None,
+        record=DataRecord.load(record) if record.is_file() else None,
     )
 
 
@@ -304,7 +313,7 @@ def _unique(names: Sequence[str]) -> list[str]:
     return [f"{name} ({c})" if names.count(name) > 1 else name for c, name in enumerate(names)]
 
 
-def _clients(rows: Sequence[Mapping[str, str]]) -> dict[ModelView, ClientScores]:
+def _clients(rows: Sequence[Mapping[str, str]], partition: Partition) -> dict[ModelView, ClientScores]:
     return {
         view: ClientScores(
             client=np.array([int(row["client"]) for row in part]),
@@ -312,6 +321,7 @@ def _clients(rows: Sequence[Mapping[str, str]]) -> dict[ModelView, ClientScores]
             n_test=np.array([int(row["n_test"]) for row in part]),
             accuracy=np.array([_number(row["accuracy"]) for row in part]),
             macro_f1=np.array([_number(row["macro_f1"]) for row in part]),
+            label=[partition.label(int(row["client"])) for row in part],
         )
         for view, part in _last_by_view(rows).items()
     }
@@ -331,7 +341,9 @@ def _confusions(rows: Sequence[Mapping[str, str]], num_classes: int) -> dict[Mod
 # Tensors -----------------------------------------------------------------------------------------------------
 
 
-def _heads(path: Path, num_classes: int, fixed: Sequence[str]) -> tuple[list[HeadNorms], list[HeadNorms]]:
+def _heads(
+    path: Path, num_clients: int, num_classes: int, fixed: Sequence[str]
+) -> tuple[list[HeadNorms], list[HeadNorms]]:
     """The linear classifiers of the trained and the final state: matrices with a row per class, outside the body."""
     shared: dict[str, dict[str, Floats]] = {}
     personal: dict[str, dict[str, Floats]] = {}
@@ -339,12 +351,10 @@ def _heads(path: Path, num_classes: int, fixed: Sequence[str]) -> tuple[list[Hea
         for entry, tensor in _matrices(path / "checkpoints" / checkpoint / "shared.safetensors", num_classes):
             if entry not in fixed:
                 shared.setdefault(_module(entry), {})[stage] = _norms(tensor)
-        clients: dict[str, dict[int, Floats]] = {}
         for entry, tensor in _matrices(path / "checkpoints" / checkpoint / "clients.safetensors", num_classes):
             client, _, own = entry.partition("/")
-            clients.setdefault(_module(own), {})[int(client)] = _norms(tensor)
-        for module, norms in clients.items():
-            personal.setdefault(module, {})[stage] = np.stack([norms[client] for client in sorted(norms)])
+            nobody = np.full((num_clients, num_classes), math.nan)
+            personal.setdefault(_module(own), {}).setdefault(stage, nobody)[int(client)] = _norms(tensor)
     return _head_norms(shared), _head_norms(personal)
 
 

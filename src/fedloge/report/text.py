@@ -45,7 +45,7 @@ def class_table(run: RunData) -> Table:
 def comma_separated(runs: Sequence[RunData]) -> str:
     """One row per number: run, method, seed, round, model, stage (``trained`` or ``final``), item, measure, value.
 
-    The item is ``class NAME`` or ``client K``, or empty for a number of the whole run. Accuracies are between 0 and 1.
+    The item is ``class NAME`` or ``client NAME``, or empty for a number of the whole run. Accuracies lie in [0, 1].
     """
     columns = ["run", "method", "seed", "round", "model", "stage", "item", "measure", "value"]
     rows = []
@@ -67,7 +67,7 @@ def _numbers(run: RunData) -> list[list[object]]:
                 rows += [[model, stage, f"class {run.class_names[c]}", "accuracy", f"{classes[c]:.6f}"] for c in known]
             scores = run.clients.get(ModelView(view, before))
             if scores is not None:
-                pairs = zip(scores.client, scores.accuracy, strict=True)
+                pairs = zip(scores.label, scores.accuracy, strict=True)
                 rows += [[model, stage, f"client {k}", "accuracy", f"{value:.6f}"] for k, value in pairs]
     return rows
 

@@ -12,6 +12,7 @@ from typing import Any
 from fedloge.config import FedlogeCLI, SaveConfig, build
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.data.partition import Partition
+from fedloge.data.record import RECORD, DataRecord
 from fedloge.errors import ConfigError, RunError
 from fedloge.federation.parts import Parts
 from fedloge.federation.progress import Progress
@@ -21,7 +22,8 @@ from fedloge.inference.predictor import Predictor
 from fedloge.methods.base import Client, Method, View
 from fedloge.options import arguments
 from fedloge.runs.folder import RunFolder
-from fedloge.runs.locate import run_config
+from fedloge.runs.identity import check_data
+from fedloge.runs.locate import config_without_data, run_config
 from fedloge.runs.summary import Result
 from fedloge.system.live import Line
 from fedloge.trainer import FederatedTrainer
@@ -49,6 +51,12 @@ class Run:
         """The content of ``summary.json``."""
         return self.folder.read_json("summary.json")
 
+    @cached_property
+    def record(self) -> DataRecord:
+        """What labels and images mean to the run's models, from its folder if that has a record."""
+        path = self.folder.path / RECORD
+        return DataRecord.load(path) if path.is_file() else DataRecord.of(self.data.source)
+
     def state(self, name: str = "final") -> FederatedState:
         """The ``final`` (realigned) state, or the ``last`` one of the training."""
         return self.folder.checkpoints.load(name)
@@ -66,13 +74,18 @@ class Run:
         """
         return self.predictor("global", self.generic_personal())
 
-    def personal(self, client: int) -> Predictor:
-        """The personal model of a client.
+    def personal(self, client: int | str) -> Predictor:
+        """The personal model of a client, given by its number or name.
 
         Raises:
             RunError: If the method has none, or there is no such client.
         """
         return self.predictor("personal", self.client_personal(client))
+
+    @cached_property
+    def partition(self) -> Partition:
+        """Images and names of the clients."""
+        return Partition.load(self.folder.path / "partition.json")
 
     def generic_personal(self) -> Tensors:
         """The generic model's entries in place of a client's; empty for most methods.
@@ -81,43 +94,54 @@ class Run:
             RunError: If the method has no generic model.
         """
         self._require("global", "Choose a client's model.")
-        counts = Partition.load(self.folder.path / "partition.json").train_counts.tolist()
+        counts = self.partition.train_counts.tolist()
         population = [Client(client, tuple(own)) for client, own in enumerate(counts)]
         return self.method.generic_personal(self.final.clients, population)
 
-    def client_personal(self, client: int) -> Tensors:
-        """Personal entries of a client.
+    def client_personal(self, client: int | str) -> Tensors:
+        """Personal entries of a client, given by its number or name.
 
         Raises:
             RunError: If the method has no personal models, or there is no such client.
         """
         self._require("personal", "Take the generic one.")
-        clients = self.final.clients
-        if not 0 <= client < len(clients):
-            raise RunError(f"client={client} does not exist: the run has clients 0 to {len(clients) - 1}.")
-        return clients[client]
+        number = self.partition.find(client) if isinstance(client, str) else client
+        if number is None or not 0 <= number < len(self.final.clients):
+            raise RunError(f"client={client} does not exist: the run has {self.partition.all_words(str(client))}.")
+        return self.final.clients[number]
 
     def predictor(self, view: View, personal: Tensors) -> Predictor:
         """A model of its own, made of the shared entries and these."""
         method = copy.deepcopy(self.method)
         method.load(self.final.shared, personal)
-        source = self.data.source
-        return Predictor(method, view, source.mean, source.std, source.class_names)
+        return Predictor(method, view, self.record.mean, self.record.std, self.record.class_names)
 
     def _require(self, view: View, remedy: str) -> None:
         if view not in self.method.views:
             kind = "generic" if view == "global" else "personal"
             raise RunError(f"{type(self.method).__name__} has no {kind} model. {remedy}")
 
+    def load_data(self) -> None:
+        """Load and split the data.
+
+        Raises:
+            RunError: If they are not those of the run; names the differences.
+        """
+        self.data.prepare_data()
+        check_data(self.folder, self.data)
+        self.data.setup("test")
+
     def attach(self, folder: RunFolder | None = None) -> Parts:
         """Load the data and attach the trainer, for evaluation or further training.
 
         Args:
             folder: Run folder for the results; that of the run by default.
+
+        Raises:
+            RunError: If the data are not those of the run.
         """
         with Line("reading the data"):
-            self.data.prepare_data()
-            self.data.setup("test")
+            self.load_data()
         self.trainer.attach(self.method, self.data, folder or self.folder)
         return self.trainer.parts
 
@@ -133,6 +157,22 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Run:
         RunError: If it is not a run.
     """
     return _open(path, build([*run_config(path), *overrides]))
+
+
+def load_models(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Open a run folder for the use of its models, for which its data need not be at hand.
+
+    Args:
+        path: Run folder.
+        overrides: Options of ``fedloge fit`` to change.
+
+    Raises:
+        RunError: If it is not a run.
+    """
+    record = Path(path) / RECORD
+    if not record.is_file() or any(override.startswith("--data.source") for override in overrides):
+        return load_run(path, overrides)
+    return _open(path, build([*config_without_data(path, record), *overrides]))
 
 
 def _open(path: str | Path, cli: FedlogeCLI) -> Run:
@@ -211,7 +251,7 @@ def realign_run(
     target.create(overwrite=False, info=parts.info())
     try:
         SaveConfig(cli.resolved()).on_run_start(run.trainer)
-        for name in ("partition.json", "faults.csv"):
+        for name in ("partition.json", RECORD, "faults.csv"):
             if (source.path / name).is_file():
                 shutil.copy(source.path / name, target.path)
         shutil.copytree(source.path / "checkpoints" / "last", target.path / "checkpoints" / "last")

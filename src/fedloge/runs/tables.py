@@ -73,8 +73,15 @@ def class_rows(
     return rows
 
 
-def client_rows(round: int, evaluation: Evaluation, before: bool) -> list[Row]:
-    """Rows of ``per_client.csv``: the scores of each client's personal model on its own test set."""
+def client_rows(round: int, evaluation: Evaluation, before: bool, names: Sequence[str] = ()) -> list[Row]:
+    """Rows of ``per_client.csv``: the scores of each client's personal model on its own test set.
+
+    Args:
+        round: Round that was evaluated.
+        evaluation: Its test results.
+        before: Whether these are from before the last step of the method.
+        names: Names of all clients, if they have any.
+    """
     return [
         {
             "round": round,
@@ -85,6 +92,7 @@ def client_rows(round: int, evaluation: Evaluation, before: bool) -> list[Row]:
             "accuracy": score.accuracy,
             "macro_f1": score.macro_f1,
             "weighted_f1": score.weighted_f1,
+            **({"name": names[score.client]} if names else {}),
         }
         for score in evaluation.clients
     ]

@@ -1,3 +1,4 @@
+import os
 import pickle
 import shutil
 import zipfile
@@ -78,7 +79,7 @@ def test_bad_zips(tmp_path):
         ImageFolder(str(tmp_path / "a.zip"))
     root = write_folder(tmp_path / "pets")
     (root / "test" / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"pets\.zip/test/cat/0\.png' is not an image"):
+    with pytest.raises(DataError, match=r"pets\.zip/test/cat/0\.png' is empty"):
         ImageFolder(zipped(root), image_size=8).load()
 
 
@@ -156,3 +157,68 @@ def test_empty_class(tmp_path):
         file.unlink()
     with pytest.raises(DataError, match="is empty"):
         ImageFolder(str(tmp_path), image_size=8).load()
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_validation_images(tmp_path, name):
+    write_folder(tmp_path)
+    write_folder(tmp_path, classes=("dog",), parts=(name,))
+    dataset = ImageFolder(str(tmp_path), image_size=8).load()
+    assert dataset.val_labels.tolist() == [1, 1, 1]
+    assert dataset.val.gather(torch.arange(3)).shape == (3, 3, 8, 8)
+
+
+def test_validation_folders_that_do_not_fit(tmp_path):
+    write_folder(tmp_path, parts=("train", "test", "val"))
+    write_folder(tmp_path, classes=("bird",), parts=("val",))
+    with pytest.raises(DataError, match=r"val' has folders of no class of train: bird"):
+        ImageFolder(str(tmp_path))
+    shutil.rmtree(tmp_path / "val" / "bird")
+    write_folder(tmp_path, parts=("validation",))
+    with pytest.raises(DataError, match="has the folders val and validation"):
+        ImageFolder(str(tmp_path))
+
+
+def test_an_archive_of_the_folder_itself(tmp_path):
+    root = write_folder(tmp_path / "pets")
+    (root / "Thumbs.db").write_bytes(b"x")
+    archive = shutil.make_archive(str(tmp_path / "moved"), "zip", tmp_path, "pets")
+    assert torch.equal(pixels(archive), pixels(root))
+
+
+def test_folders_in_a_class_folder_are_refused(tmp_path):
+    """Their images would be left out."""
+    write_folder(tmp_path)
+    (tmp_path / "train" / "dog" / "puppies").mkdir()
+    with pytest.raises(DataError, match=r"dog' holds folders: puppies\. Move their images up"):
+        ImageFolder(str(tmp_path)).load()
+
+
+def test_images_left_out_are_counted(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(b"no image")
+    (tmp_path / "train" / "dog" / "9.png").symlink_to("/nowhere")
+    dataset = ImageFolder(str(tmp_path), image_size=8, on_unreadable="skip").load()
+    assert dataset.train_labels.tolist() == [0, 0, 1, 1, 1]
+    assert dataset.left_out == {"train": 2, "test": 0}
+    for i in (1, 2):
+        (tmp_path / "train" / "cat" / f"{i}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="cat' is empty"):
+        ImageFolder(str(tmp_path), image_size=8, on_unreadable="skip").load()
+
+
+def test_a_test_image_that_is_a_training_image_is_refused(tmp_path):
+    write_folder(tmp_path, parts=("train",))
+    (tmp_path / "test").symlink_to("train")
+    with pytest.raises(
+        DataError, match=r"6 image\(s\) of .* are the same file as another: 'test/cat/0\.png' is 'train"
+    ):
+        ImageFolder(str(tmp_path), image_size=8).load()
+
+
+def test_a_class_whose_name_is_not_utf8(tmp_path):
+    write_folder(tmp_path)
+    for part in ("train", "test"):
+        os.rename(tmp_path / part / "dog", os.fsencode(tmp_path) + f"/{part}/d".encode() + b"\xf6g")
+    with pytest.raises(DataError, match=r"1 name\(s\) in '.*train' are not UTF-8: b'd\\xf6g'"):
+        ImageFolder(str(tmp_path))

@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 
 from fedloge.data import FederatedDataModule, ImageLists, ImageNetLT, INaturalist
 from fedloge.data.augment import normalise
+from fedloge.data.record import DataRecord
 from fedloge.errors import ConfigError, DataError
 from fedloge.evaluation.shots import shots
 from fedloge.inference.images import open_images
@@ -121,6 +122,7 @@ def test_the_pixels_do_not_depend_on_threads_memory_or_cache(imagenet, tmp_path,
 def test_from_the_cache_nothing_is_decoded(imagenet, tmp_path, monkeypatch):
     options = SMALL | {"cache": str(tmp_path / "cache"), "in_memory": "never"}
     whole = pixels(ImageNetLT(str(imagenet), **options))
+    ImageNetLT(str(imagenet), **options).load().test.gather(torch.arange(20))
     monkeypatch.setattr(Image, "open", None)
     assert torch.equal(pixels(ImageNetLT(str(imagenet), **options)), whole)
     part = ImageNetLT(str(imagenet), classes=2, **options)  # other lists share it
@@ -151,7 +153,8 @@ def test_images_of_a_user_are_prepared_as_the_test_images(imagenet):
     source = ImageNetLT(str(imagenet), **SMALL)
     data = FederatedDataModule(source, num_clients=2, imbalance_factor=None, eval_batch_size=20)
     data.setup()
-    opened = open_images([imagenet / path for path in source.test.paths], source).gather(torch.arange(20))
+    paths = [imagenet / path for path in source.test.paths]
+    opened = open_images(paths, DataRecord.of(source)).gather(torch.arange(20))
     assert torch.equal(normalise(opened, source.mean, source.std), next(iter(data.test_batches()))[0])
 
 
@@ -286,3 +289,73 @@ def test_lists_of_ones_own(tmp_path):
     source = ImageLists(str(tmp_path / "pets"), "train.txt", "test.txt", 2, lists=str(tmp_path), image_size=7)
     assert (source.name, source.class_names, source.stored_size) == ("pets", ["0", "1"], 8)
     assert len(source.load().test) == 2
+
+
+def test_an_image_has_one_place_however_it_is_spelled(tmp_path):
+    for number in range(4):
+        write_image(tmp_path / "in" / f"{number}.png", number)
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "test.txt").write_text("in/3.png 1\n")
+
+    def load(*lines):
+        (tmp_path / "train.txt").write_text("\n".join(lines))
+        return ImageLists(str(tmp_path), "train.txt", "test.txt", 2, image_size=7).load()
+
+    for line in ("./in/0.png 1", "in//0.png 1", "in/./0.png 1"):
+        with pytest.raises(DataError, match=r"train\.txt:3: 'in/0\.png' is in line 1 already"):
+            load("in/0.png 0", "in/1.png 1", line)
+    for place in ("link/0.png", "in/../in/0.png"):
+        with pytest.raises(DataError, match=rf"'{place}' is 'in/0\.png'\. Keep one"):
+            load("in/0.png 0", "in/1.png 1", f"{place} 1")
+    with pytest.raises(DataError, match=r"'in/3\.png' is 'link/3\.png'\. Keep one"):
+        load("in/0.png 0", "in/1.png 1", "link/3.png 1")
+    assert len(load("in/0.png 0", "link/1.png 1").train) == 2
+
+
+def test_links_that_lead_back_do_not_hide_an_image(imagenet, tmp_path):
+    root = shutil.copytree(imagenet, tmp_path / "imagenet")
+    for number, file in enumerate(sorted((root / "val").iterdir())):
+        (root / "val" / f"n{number % 3}").mkdir(exist_ok=True)
+        file.rename(root / "val" / f"n{number % 3}" / file.name)
+    (root / "val" / "n1" / "up").symlink_to("..")
+    assert len(ImageNetLT(str(root), **SMALL).load().test) == 20
+
+
+def test_images_that_cannot_be_read_are_left_out_with_their_users(naturalist, tmp_path):
+    root = shutil.copytree(naturalist, tmp_path / "naturalist")
+    whole = INaturalist(str(root), **SMALL).load()
+    first = next(iter(sorted(root.rglob("*.jpg"))))
+    first.write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 68 images cannot be read: .*\.jpg' is empty"):
+        INaturalist(str(root), **SMALL).load()
+    dataset = INaturalist(str(root), on_unreadable="skip", **SMALL).load()
+    assert sum(dataset.left_out.values()) == 1
+    assert len(dataset.train) + len(dataset.test) == 67
+    assert len(dataset.train_users) == len(dataset.train)
+    assert len(dataset.train_users) in (len(whole.train_users), len(whole.train_users) - 1)
+
+
+def test_a_name_with_an_odd_character_is_one_line(tmp_path):
+    for name in ("a\u2028b.png", "c\x85d.png", "e.png"):
+        write_image(tmp_path / name, len(name))
+    (tmp_path / "train.txt").write_text("a\u2028b.png 0\nc\x85d.png 1\n", encoding="utf-8")
+    (tmp_path / "test.txt").write_text("e.png 0\n")
+    assert len(ImageLists(str(tmp_path), "train.txt", "test.txt", 2, image_size=7).load().train) == 2
+
+
+def test_users_of_the_test_list_bring_their_own_tests(tmp_path):
+    """User b has no training images: its test image is in no client's test set. The lists number users alike."""
+    lines = {
+        "train": ["a.png 0 c", "b.png 1 c", "c.png 0 a", "d.png 1 a"],
+        "test": ["e.png 0 a", "f.png 1 b", "g.png 1 c", "h.png 0 c"],
+    }
+    for part, own in lines.items():
+        for line in own:
+            write_image(tmp_path / line.split()[0], 0)
+        (tmp_path / f"{part}.txt").write_text("\n".join(own) + "\n")
+    source = ImageLists(str(tmp_path), "train.txt", "test.txt", 2, image_size=7, stored_size=8)
+    data = FederatedDataModule(source, num_clients=None, scheme="natural", imbalance_factor=None)
+    data.setup()
+    assert data.partition.names == ("a", "c")
+    assert [own.tolist() for own in data.partition.test] == [[0], [2, 3]]
+    assert data.public_test_indices().tolist() == [1]

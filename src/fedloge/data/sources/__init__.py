@@ -9,6 +9,7 @@ from fedloge.data.sources.folder import ImageFolder
 from fedloge.data.sources.imagenet_lt import ImageNetLT
 from fedloge.data.sources.inaturalist import INaturalist
 from fedloge.data.sources.lists import ImageLists
+from fedloge.data.sources.sites import SiteTable
 
 __all__ = [
     "CIFAR10",
@@ -21,5 +22,6 @@ __all__ = [
     "ImageFolder",
     "ImageLists",
     "ImageNetLT",
+    "SiteTable",
     "Source",
 ]

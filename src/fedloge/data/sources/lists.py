@@ -11,8 +11,8 @@ import torch
 
 from fedloge.checks import check_choice, check_least
 from fedloge.data.cache import PixelCache
-from fedloge.data.files import open_files
-from fedloge.data.images import FileImages, Images, InMemory
+from fedloge.data.files import Files, open_files
+from fedloge.data.images import FileImages, InMemory, OnUnreadable, load_parts
 from fedloge.data.lists import (
     ImageList,
     check_apart,
@@ -55,6 +55,8 @@ class ImageLists(Source):
         num_workers: Number of decoding threads.
         mean: Channel means of images scaled to [0, 1]; None takes ImageNet's.
         std: Channel standard deviations of images scaled to [0, 1]; None takes ImageNet's.
+        on_unreadable: ``refuse``, or ``skip`` what cannot be read, for which every image is decoded once; the report
+            states how many images were left out. Images that are missing are refused in any case.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -83,11 +85,13 @@ class ImageLists(Source):
         num_workers: int = 4,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        on_unreadable: OnUnreadable = "refuse",
     ) -> None:
         check_least("data.source.num_classes", num_classes, 2)
         check_least("data.source.image_size", image_size, 1)
         check_least("data.source.num_workers", num_workers, 1)
         check_choice("data.source.in_memory", in_memory, get_args(InMemory))
+        check_choice("data.source.on_unreadable", on_unreadable, get_args(OnUnreadable))
         check_least("data.source.stored_size", stored_size, image_size)
         check_least("data.source.per_class", per_class, 1)
         check_least("data.source.classes", classes, 2)
@@ -96,7 +100,7 @@ class ImageLists(Source):
         self.root = Path(root)
         self.image_size, self.stored_size = image_size, stored_size or round(image_size * 8 / 7)
         self.cache = None if cache is None else PixelCache(cache)
-        self.in_memory, self.num_workers = in_memory, num_workers
+        self.in_memory, self.num_workers, self.on_unreadable = in_memory, num_workers, on_unreadable
         self.mean, self.std = check_statistics(3, mean or IMAGENET[3][0], std or IMAGENET[3][1])
         folder = self.root if lists is None else Path(lists)
         train, test = (self._read(folder / name, num_classes) for name in (train_list, test_list))
@@ -116,9 +120,24 @@ class ImageLists(Source):
         Raises:
             DataError: If images are missing or an image cannot be read; names them.
         """
-        train, test = self._images(self.train), self._images(self.test)
-        users = None if self.train.users is None else torch.from_numpy(self.train.users)
-        return Dataset(train, torch.from_numpy(self.train.labels), test, torch.from_numpy(self.test.labels), users)
+        files = open_files(self.root, wanted={path.partition("/")[0] for path in (*self.train.paths, *self.test.paths)})
+        lists = {"train": self.train, "test": self.test}
+        parts = load_parts(
+            {part: self._files(files, images) for part, images in lists.items()}, self.in_memory, self.on_unreadable
+        )
+        train, test = (lists[part].chosen(parts[part].kept.numpy()) for part in ("train", "test"))
+        check_every_class(train, self.num_classes)
+        tested = None if train.users is None or test.users is None else test.users_among(train.user_names)
+        return Dataset(
+            parts["train"].images,
+            torch.from_numpy(train.labels),
+            parts["test"].images,
+            torch.from_numpy(test.labels),
+            None if train.users is None else torch.from_numpy(train.users),
+            test_users=None if tested is None else torch.from_numpy(tested),
+            user_names=None if train.users is None else train.user_names,
+            left_out={name: part.left_out for name, part in parts.items()},
+        )
 
     def _read(self, file: Path, num_classes: int) -> ImageList:
         for kind, place in (("image folder", self.root), ("list", file)):
@@ -128,12 +147,10 @@ class ImageLists(Source):
         check_labels(images, num_classes)
         return images
 
-    def _images(self, images: ImageList) -> Images:
+    def _files(self, files: Files, images: ImageList) -> FileImages:
         assert self.stored_size is not None
-        files = open_files(self.root)
         paths = locate(files, images, self.remedy)
-        located = FileImages(files, paths, self.stored_size, self.channels, self.num_workers, cache=self.cache)
-        return located.load(self.in_memory)
+        return FileImages(files, paths, self.stored_size, self.channels, self.num_workers, cache=self.cache)
 
 
 def class_names(images: ImageList, num_classes: int) -> list[str]:

@@ -32,11 +32,11 @@ def client_accuracy(run: RunData, key: str) -> Panel | None:
     if before is not None:
         hover = "client %{x} before: %{y:.1%}<extra></extra>"
         y = plot.numbers(before.accuracy)
-        traces.append(plot.narrow_bars("before", _labels(before.client), y=y, hovertemplate=hover))
+        traces.append(plot.narrow_bars("before", before.label, y=y, hovertemplate=hover))
     orders = {
-        "accuracy": _labels(scores.client[np.argsort(scores.accuracy, kind="stable")]),
-        "training images": _labels(scores.client[np.argsort(-scores.n_train, kind="stable")]),
-        "client": _labels(np.sort(scores.client)),
+        "accuracy": _labels(scores, np.argsort(scores.accuracy, kind="stable")),
+        "training images": _labels(scores, np.argsort(-scores.n_train, kind="stable")),
+        "client": _labels(scores, np.argsort(scores.client)),
     }
     mean = _mean_line(float(np.nanmean(scores.accuracy)))
     axes = (plot.category_axis("client", orders["accuracy"]), plot.percent_axis("accuracy"))
@@ -73,7 +73,7 @@ def client_images(run: RunData, key: str) -> Panel:
         "training images; narrow bars: the client's own test images." + plot.thinned_note(len(run.class_names))
     )
     axes = (plot.category_axis("class", names), {"title": {"text": "images"}, "rangemode": "tozero"})
-    options = [Option(client_label(k), {"y": y}, {}) for k, y in enumerate(heights)]
+    options = [Option(client_label(run.partition.label(k)), {"y": y}, {}) for k, y in enumerate(heights)]
     return Panel(key, "Images of a client", caption, traces, plot.bar_layout(*axes), Control("Client", options))
 
 
@@ -81,7 +81,7 @@ def worst_words(scores: ClientScores) -> str:
     """Sentence that names the worst tenth of the clients."""
     worst = scores.worst_tenth()
     named = ", ".join(
-        f"client {scores.client[k]} ({percent(scores.accuracy[k])} of {scores.n_test[k]} images)" for k in worst[:NAMED]
+        f"client {scores.label[k]} ({percent(scores.accuracy[k])} of {scores.n_test[k]} images)" for k in worst[:NAMED]
     )
     more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
     mean = f", {percent(float(scores.accuracy[worst].mean()))} on average" if len(worst) > 1 else ""
@@ -98,7 +98,7 @@ def partition(run: RunData, key: str) -> Panel:
         _counts("local test images", test, order),
     ]
     names = [run.class_names[c] for c in order]
-    labels = _labels(np.arange(len(train)))
+    labels = [run.partition.label(k) for k in range(len(train))]
     first = options[0]
     cells = {name: value[0] for name, value in first.data.items()}
     trace = plot.heat_map(names, labels, "client %{y}<br>%{x}: %{customdata}", texttemplate="%{text}", **cells)
@@ -113,15 +113,15 @@ def partition(run: RunData, key: str) -> Panel:
     return Panel(key, "Who holds which classes", caption, [trace], shown, Control("Show", options))
 
 
-def _labels(clients: Ints) -> list[str]:
-    return [str(client) for client in clients]
+def _labels(scores: ClientScores, positions: Ints) -> list[str]:
+    return [scores.label[k] for k in positions]
 
 
 def _bars(scores: ClientScores, which: Ints, name: str, color: str) -> Json:
     return {
         "type": "bar",
         "name": name,
-        "x": _labels(scores.client[which]),
+        "x": _labels(scores, which),
         "y": plot.numbers(scores.accuracy[which]),
         "marker": {"color": color},
         "customdata": [[int(scores.n_train[k]), int(scores.n_test[k]), percent(scores.macro_f1[k])] for k in which],

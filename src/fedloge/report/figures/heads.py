@@ -54,15 +54,19 @@ def client_norms(run: RunData, key: str) -> Panel | None:
         return None
     counts = run.partition.train_counts
     lines = [(head, stage, name) for head in run.client_heads for stage, name in head_stages(run, head).items()]
-    known = min(len(head.norms[stage]) for head, stage, _ in lines)
-    shown = range(max(1, min(known, MAX_POINTS // (len(lines) * len(run.class_names)))))
-    options = [Option(client_label(k), _chosen(run, lines, k), {}) for k in shown]
+    having = np.any([np.isfinite(head.norms[stage]).any(1) for head, stage, _ in lines], axis=0)
+    known = np.flatnonzero(having).tolist()
+    shown = known[: max(1, MAX_POINTS // (len(lines) * len(run.class_names)))]
+    options = [Option(client_label(run.partition.label(k)), _chosen(run, lines, k), {}) for k in shown]
     traces = [
-        _points(run, head.norms[stage][0], counts[0], f"{symbol(head)} {name}", stage) for head, stage, name in lines
+        _points(run, head.norms[stage][shown[0]], counts[shown[0]], f"{symbol(head)} {name}", stage)
+        for head, stage, name in lines
     ]
     caption = "Norm of each class's row of the client's own classifier against the client's images of that class."
-    if len(shown) < len(counts):
-        caption += f" The first {len(shown)} of {len(counts)} clients can be chosen."
+    if len(known) < len(counts):
+        caption += f" {len(counts) - len(known)} of {len(counts)} clients, which never took part, have none."
+    if len(shown) < len(known):
+        caption += f" The first {len(shown)} of {len(known)} clients can be chosen."
     title = f"Classifier norms of a client, {', '.join(symbol(head) for head in run.client_heads)}"
     axes = _norm_axes(counts, "own training images of the class")
     return Panel(
@@ -125,7 +129,7 @@ def head_stages(run: RunData, head: HeadNorms) -> dict[str, str]:
     trained, final = head.norms.get("trained"), head.norms.get("final")
     if trained is None or final is None:
         return {next(iter(head.norms)): "as trained" if final is None else f"after {run.last_step}"}
-    if np.array_equal(trained, final):
+    if np.array_equal(trained, final, equal_nan=True):
         return {"trained": "as trained"}
     return {"trained": "as trained", "final": f"after {run.last_step}"}
 

@@ -61,6 +61,6 @@ def sort_control(orders: Mapping[str, Sequence[str]]) -> Control:
     return Control("Sort", [Option(label, {}, {"xaxis.categoryarray": names}) for label, names in shown.items()])
 
 
-def client_label(client: int) -> str:
+def client_label(client: str) -> str:
     """Label of a client, the same in all controls: the page applies a choice to every figure that offers it."""
     return f"client {client}"
