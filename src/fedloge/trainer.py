@@ -296,7 +296,7 @@ class FederatedTrainer(Trainer, HasParts):
         executor.start(method, data, settings)
         threads = max(executor.idle_cores, settings.threads)
         options = (self.mask_absent, self.shot_rule, settings.device, threads, self.personal_shots)
-        evaluator = Evaluator(method, data, population, *options, public=data.public_test_indices())
+        evaluator = Evaluator(method, data, population, *options, data.public_test_indices(), data.dataset.test_groups)
         validation = data.validation()
         validator = None if validation is None else Evaluator(method, validation, population, *options)
         faults = Faults(folder, self.on_client_failure, settings.attempts, self.min_clients)
