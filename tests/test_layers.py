@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "fedloge"
 LAYERS = [
     ("errors",),
-    ("checks", "options", "plotting", "tables"),
+    ("checks", "help", "options", "plotting", "tables"),
     ("system", "federation.sampling", "federation.seeding", "federation.state", "federation.aggregation"),
     ("etf", "losses", "realign", "models"),
     ("methods",),

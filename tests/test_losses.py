@@ -38,10 +38,19 @@ def test_an_absent_class_gets_no_gradient_unless_floored():
 
 
 def test_dot_regression_on_paper():
-    """h = (3, 4), w_y = (2, 0): ½ (6 - 5 · 2)² / 5 = 1.6; along w_y it is 0."""
+    """h = (3, 4), w_y = (2, 0): cos = 0.6, so ½ (0.6 - 1)² = 0.08; along w_y it is 0."""
     weight = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    assert dot_regression(torch.tensor([[3.0, 4.0]]), weight, torch.tensor([0])).item() == pytest.approx(1.6)
-    assert dot_regression(torch.tensor([[5.0, 0.0]]), weight, torch.tensor([0])).item() == 0
+    assert dot_regression(torch.tensor([[3.0, 4.0]]), weight, torch.tensor([0])).item() == pytest.approx(0.08)
+    assert dot_regression(torch.tensor([[5.0, 0.0]]), weight, torch.tensor([0])).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 1.0])
+def test_dot_regression_turns_features_and_leaves_their_length(gamma):
+    """∂L/∂h = (cos - 1) (w/‖w‖ - cos · h/‖h‖) / ‖h‖ = -0.4 · ((1, 0) - 0.6 · (0.6, 0.8)) / 5, whatever γ = ‖w‖ is."""
+    h = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    dot_regression(h, torch.tensor([[gamma, 0.0]]), torch.tensor([0])).backward()
+    torch.testing.assert_close(h.grad, torch.tensor([[-0.0512, 0.0384]]))
+    assert (h.grad * h).sum().item() == pytest.approx(0, abs=1e-7)
 
 
 def test_ratios_do_not_depend_on_the_size_of_the_steps():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import fedloge
 from fedloge.checks import check_paths
 from fedloge.errors import FedlogeError, did_you_mean
+from fedloge.help import asked_topic, fit_help, full_help
 from fedloge.options import check_options, read_mapping
 from fedloge.runs.locate import require_run, run_config
 from fedloge.system.imports import loading
@@ -48,10 +49,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fit(args: Sequence[str]) -> int:
     """``fedloge fit``."""
+    if topic := asked_topic(args):
+        return _fit_help(topic)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", action="store_true")
     known, rest = parser.parse_known_args(args)
     return _fit(rest, "last" if known.resume else None)
+
+
+def _fit_help(topic: str) -> int:
+    """Print the short help, for which torch is not imported, or that of all options."""
+    if topic == "short":
+        print(fit_help(), end="")
+        return 0
+    _load()
+
+    from fedloge.config import help_text
+
+    print(full_help(help_text(), topic), end="")
+    return 0
 
 
 def resume(args: Sequence[str]) -> int:
@@ -283,6 +299,28 @@ def new_client(args: Sequence[str]) -> int:
     return 0
 
 
+def embed(args: Sequence[str]) -> int:
+    """``fedloge embed``."""
+    parser = argparse.ArgumentParser(
+        prog="fedloge embed",
+        description="Write the features of all images of a source, for training on features alone "
+        "(--data.source=Features --data.source.file=FILE --model.backbone=Identity).",
+        epilog="The data and the backbone are given by options of `fedloge fit`, --config among them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="an .npz or .parquet file to write")
+    parser.add_argument("--run", metavar="RUN", help="a run whose trained generic body is used")
+    known, options = parser.parse_known_args(args)
+    check_options([*(run_config(known.run) if known.run else []), *options], vars(known))
+    _load()
+
+    from fedloge.inference.embed import embed_source
+
+    rows, length = embed_source(options, known.output, known.run)["features"].shape
+    print(f"{rows:,} vectors of {length} features are in {known.output}")
+    return 0
+
+
 def report(args: Sequence[str]) -> int:
     """``fedloge report``."""
     description = "Write a report of one finished run, or of several side by side."
@@ -436,6 +474,7 @@ LISTING: tuple[tuple[str, str, Callable[[Sequence[str]], int]], ...] = (
     ("predict RUN [--client K] IMAGES...", "classes of images, by the generic or a client's model", predict),
     ("export RUN [--client K|all] --output DIR", "the models as safetensors, ONNX or TorchScript", export),
     ("new-client RUN DATA [--output DIR]", "a personal model for a client that did not take part", new_client),
+    ("embed [--run RUN] --output FILE ...", "features of all images in a file, to train on them alone", embed),
     ("report RUN [RUN ...] [--format html]", "a page (html), text (md), table (csv) or picture (png) of runs", report),
     ("analyze RUN [RUN ...] [--output DIR]", "features and heads of runs: degeneration, pruning, angles", analyze),
     (

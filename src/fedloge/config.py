@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import os
 import sys
 import warnings
@@ -53,7 +55,12 @@ class FedlogeCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=False,
-            parser_kwargs={"prog": "fedloge fit", "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "fedloge fit",
+                "description": "Options of fedloge fit.",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             args=list(args),
         )
 
@@ -123,16 +130,28 @@ def build(args: Sequence[str]) -> FedlogeCLI:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # class_path may name a module in the current folder
     try:
-        with warnings.catch_warnings():
-            # Lightning warns of `args` beside sys.argv, although they differ in the verb only.
-            warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-            return FedlogeCLI(args)
+        return _cli(args)
     except ArgumentError as error:
         raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
     except ValueError as error:  # jsonargparse raises it from the FedlogeError of a class
         if "Does not validate" not in str(error):
             raise
         raise FedlogeError(one_line(str(error), _option_names(), CLASSES)) from error
+
+
+def help_text() -> str:
+    """Help of all options, as jsonargparse formats it."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        _cli(["--help"])
+    return text.getvalue()
+
+
+def _cli(args: Sequence[str]) -> FedlogeCLI:
+    with warnings.catch_warnings():
+        # Lightning warns of `args` beside sys.argv, although they differ in the verb only.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        return FedlogeCLI(args)
 
 
 def _executor_class(args: Sequence[str]) -> list[str]:

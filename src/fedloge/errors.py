@@ -55,6 +55,14 @@ def one_line(message: str, names: Sequence[str], classes: Sequence[str] = ()) ->
         where = f" in {owner[-1]}" if owner else ""
         return f"there is no option {unknown[1]!r}{where}.{did_you_mean(unknown[1].rpartition('.')[2], names)}"
     keys = ".".join(re.findall(r'Parser key "([\w.]+)"', whole))
+    unimportable = re.search(
+        r"Problem with given class_path '([\w.]+)':\s*(No module named .*|Not a valid .*)$", message
+    )
+    if unimportable:
+        return f"{keys}={unimportable[1]} cannot be imported: {unimportable[2].strip()}. Write module.Class."
+    other_kind = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
+    if other_kind:
+        return f"{keys}={other_kind[1]} is not a subclass of {other_kind[2]}."
     missing = re.search(r"Expected a dot import path string: (\S+)", whole)
     if missing:
         literal = re.search(r"Expected a typing\.Literal\[(.+)\]", whole)
@@ -78,6 +86,8 @@ def _relevant_complaint(message: str) -> str:
         return message
     complaints = re.split(r"\n\s*Given value type:", message.partition("Errors:")[2])[0]
     relevant = [part for part in re.split(r"\n\s*- ", complaints) if part.strip() and "'NoneType'" not in part]
+    if relevant and re.search(r'Parser key "[\w.]+":\s*$', relevant[0]):  # its own complaints follow as a list
+        return relevant[0] + next((part for part in relevant[1:] if not part.startswith("Expected a path")), "")
     return relevant[0] if relevant else message
 
 

@@ -41,20 +41,18 @@ def balanced_softmax(
 
 
 def dot_regression(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Dot regression of features on their class's row (Yang et al., NeurIPS 2022), mean over the batch.
+    """Dot regression of features on their class's row (Yang et al., NeurIPS 2022, eq. 9), mean over the batch.
 
-    ½ (⟨h, w_y⟩ - ‖h‖‖w_y‖)² / ‖h‖, as in FedLoGe's Table 8: zero where h points along w_y. No other row repels h.
+    ½ (cos(h, w_y) - 1)²: zero where h points along w_y. No other row repels h. Features and rows are normalised first,
+    as in the authors' code, so that the loss turns h and does not change its length.
 
     Args:
         features: h [n, d].
         weight: w [C, d], fixed.
         labels: int64 [n].
     """
-    own = weight[labels]
-    norms = features.norm(dim=1).clamp(min=1e-12)
-    gaps = (features * own).sum(1) - norms * own.norm(dim=1)
-    loss: Tensor = (gaps.square() / norms).mean() / 2
-    return loss
+    cosines = functional.cosine_similarity(features, weight[labels], dim=1)
+    return (cosines - 1).square().mean() / 2
 
 
 def head_gradients(logits: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

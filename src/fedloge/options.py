@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from fedloge.errors import FedlogeError, did_you_mean
+from fedloge.help import COMMON
 
 Options = Mapping[str, Any]
 """A nested mapping, as in a YAML file for ``fedloge fit``."""
@@ -158,5 +159,7 @@ def _check_config(path: str) -> None:
 def _check_key(name: str, where: str, valid: Sequence[str]) -> None:
     key = re.split(r"[.+]", name)[0]
     if key not in valid:
-        hint = did_you_mean(key, valid) or f" The sections are {', '.join(SECTIONS)}."
+        section = next((option for option, *_ in COMMON if option.rpartition(".")[2] == key), None)
+        hint = f" Did you mean '{section}'?" if section else did_you_mean(key, valid)
+        hint = hint or f" The sections are {', '.join(SECTIONS)}."
         raise FedlogeError(f"there is no option {name!r}{where}.{hint}")

@@ -272,9 +272,9 @@ class FederatedTrainer(Trainer, HasParts):
         """Load and split the data, let the server prepare the method, and return the state before the first round."""
         data.prepare_data()
         data.setup("fit")
-        checks.check_fit(method, data)
+        checks.check_fit(method, data, self.local_epochs)
         check_validation(self.keep_best, data)
-        self.attach(method, data)
+        self.attach(method, data.embedded(method.backbone, self.strategy.root_device, method.needs_images))
         method.prepare(generator(self.seed, 0, SERVER, Stream.PREPARE))
         return method.initial_state(data.num_clients, lambda k: generator(self.seed, 0, k, Stream.PERSONAL))
 

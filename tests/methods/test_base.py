@@ -10,6 +10,7 @@ from fedloge.methods import (
     Ditto,
     FedAvg,
     FedBN,
+    FedLoGe,
     FedNH,
     FedPer,
     FedProx,
@@ -59,6 +60,30 @@ def test_the_generic_model_has_the_clients_average(data, method):
     for name, tensor in average.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, (state.clients[0][name] + 3 * state.clients[2][name]) / 4)
+
+
+@pytest.mark.parametrize("method", [FedBN, FedRep])
+@pytest.mark.parametrize(("agg", "weights"), [("examples", (1, 3)), ("uniform", (1, 1))])
+def test_the_clients_average_is_over_those_that_have_trained(data, method, agg, weights):
+    method = build(method, agg=agg)
+    state, _ = train(method, data, rounds=1, cohort=[0, 2])
+    sizes = [Client(k, (n, 0, 0)) for k, n in enumerate((1, 5, 3))]
+    for name, tensor in method.generic_personal(state.clients, sizes).items():
+        if tensor.is_floating_point():
+            expected = (weights[0] * state.clients[0][name] + weights[1] * state.clients[2][name]) / sum(weights)
+            torch.testing.assert_close(tensor, expected)
+
+
+def test_weight_decay_leaves_psi_and_phi_out(data):
+    """Their rows of absent classes would shrink, and LA-FR reads the norms (the released code decays nothing)."""
+    method = prepared(FedLoGe, data, weight_decay=0.1)
+    method.begin_phase(method.phases(1)[0])
+    decay = {
+        id(p): group["weight_decay"] for group in method.configure_optimizers().param_groups for p in group["params"]
+    }
+    named = dict(method.named_parameters())
+    assert {decay[id(named[f"{head}.{part}"])] for head in ("psi", "phi") for part in ("weight", "bias")} == {0.0}
+    assert decay[id(named["backbone.stages.0.weight"])] == 0.1
 
 
 @pytest.mark.parametrize("method", [FedPer, FedRep])

@@ -18,10 +18,11 @@ def test_reported_gradients_are_of_the_model_as_received(data):
     twin.eval()
     images, labels = (torch.cat(part) for part in zip(*data.client_batches(0), strict=True))
     h = twin.backbone(images).detach()
-    expected, _ = head_gradients(twin.retrained(h), h, labels)
+    expected, bias = head_gradients(twin.retrained(h), h, labels)
     classes = result.update.report["classes"]
     assert classes.tolist() == labels.unique().tolist()
     torch.testing.assert_close(result.update.report["gradients"], expected[classes])
+    torch.testing.assert_close(result.update.report["bias_gradients"], bias[classes])
 
 
 def test_matching_turns_the_gradients_towards_the_real_ones():
@@ -33,12 +34,15 @@ def test_matching_turns_the_gradients_towards_the_real_ones():
 
     def gradients(features):
         errors = functional.linear(features, weight, bias).softmax(2) - own
-        return errors.transpose(1, 2) @ features / 8
+        return errors.transpose(1, 2) @ features / 8, errors.mean(1)
 
     real = gradients(target + 2)
     moved = match_features(start, weight, bias, real, known, steps=200, lr=0.5)
-    before, after = (functional.cosine_similarity(gradients(f), real, dim=2)[known].mean() for f in (start, moved))
-    assert after > 0.95 > before
+    for part in range(2):  # of the weight, and of the bias
+        before, after = (
+            functional.cosine_similarity(gradients(f)[part], real[part], dim=-1)[known].mean() for f in (start, moved)
+        )
+        assert after > max(0.95, before)
     assert torch.equal(moved[1], start[1])
 
 
@@ -55,3 +59,21 @@ def test_creffs_features_never_travel(data):
     assert method.server == ("synthetic",)
     _, results = train(method, data, rounds=1)
     assert not any("synthetic" in name for result in results for name in result.update.tensors)
+
+
+def test_dsa_measures_augmented_images(data):
+    reports = []
+    for dsa in (False, True, True):
+        method = prepared(CReFF, data, dsa=dsa)
+        reports.append(run_round(method, data, initial(method, 3), cohort=[0])[1][0].update.report["gradients"])
+    assert torch.equal(reports[1], reports[2])  # drawn for the client and the round
+    assert not torch.equal(reports[0], reports[1])
+
+
+def test_tau_normalisation_is_that_of_the_retrained_head(data):
+    """Row c of the generic head becomes w_c / ‖w_c‖, without the bias."""
+    method = prepared(CReFF, data, tau_norm=1.0)
+    h = torch.randn(4, 6)
+    expected = h @ functional.normalize(method.retrained.weight).T
+    torch.testing.assert_close(method.logits(h, "global"), expected)
+    torch.testing.assert_close(method.logits(h, "personal"), method.head(h))

@@ -5,7 +5,7 @@ import torch
 
 from fedloge.errors import ConfigError
 from fedloge.evaluation import Evaluator
-from fedloge.methods import FedAvg, FedBABU
+from fedloge.methods import FedAvg, FedBABU, Phase
 from harness import build, finalize, initial, population, same, train
 
 
@@ -38,3 +38,10 @@ def test_fedbabu_starts_where_fedavg_starts():
 def test_negative_values_name_the_option(option):
     with pytest.raises(ConfigError, match=rf"model\.{option}=-1"):
         build(FedBABU, **{option: -1})
+
+
+@pytest.mark.parametrize(("lr", "given", "expected"), [(0.5, None, 0.05), (0.5, 0.2, 0.2)])
+def test_the_rate_of_fine_tuning_is_a_tenth_of_the_trainings(lr, given, expected):
+    method = build(FedBABU, lr=lr, finetune_lr=given)
+    method.begin_phase(Phase("finetune", 1, ("backbone", "head")))
+    assert {group["lr"] for group in method.configure_optimizers().param_groups} == {expected}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fedloge.errors import ConfigError
-from fedloge.methods import FedAvg, FedETF
-from harness import build, finalize, train
+from fedloge.methods import FedAvg, FedETF, Phase
+from harness import build, finalize, prepared, train
 
 
 @pytest.fixture
@@ -73,3 +73,30 @@ def test_fedetfs_fine_tuning_moves_the_clients_own_etf(data):
 def test_a_batchnorm_etf_needs_the_dimensions():
     with pytest.raises(ConfigError, match=r"model\.projection='batchnorm' but 9 classes need 8 dimensions"):
         FedETF(build(FedAvg).backbone, 9, projection="batchnorm")
+
+
+def test_a_batch_of_one_image_skips_the_batchnorm_in_training():
+    method = build(FedETF, projection="batchnorm")
+    h = torch.randn(1, 6)
+    torch.testing.assert_close(method.train().project(h), torch.nn.functional.normalize(h))
+    method.projection.running_mean.fill_(1.0)
+    expected = torch.nn.functional.normalize(method.eval().projection(h))
+    torch.testing.assert_close(method.project(h), expected)  # in testing the statistics are known
+
+
+def test_a_client_whose_last_batch_has_one_image_is_trained(make_data):
+    data = make_data(num_clients=3, batch_size=2)
+    data.setup()
+    assert any(sum(data.client_counts(k)) % 2 for k in range(3))
+    method = prepared(FedETF, data, loss="dr", projection="batchnorm")
+    _, results = train(method, data, rounds=1)
+    assert len(results) == 3
+
+
+def test_v_and_p_are_fine_tuned_with_the_authors_optimisers():
+    """client_funct.py of the authors: V by plain SGD with rate 0.1, P with rate 0.05, momentum 0.9 and decay 5e-4."""
+    method = build(FedETF, pm="finetune", lr=0.3, momentum=0.1)
+    for part, expected in (("etf", (0.1, 0.0, 0.0)), ("projection", (0.05, 0.9, 5e-4))):
+        method.begin_phase(Phase(part, 3, (part,)))
+        (group,) = method.configure_optimizers().param_groups
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == expected

@@ -143,8 +143,13 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """float32 images (x/255 - mean) / std per channel, in the memory layout of :func:`rescale`."""
-    return rescale(images, *scale_and_shift(tuple(mean), tuple(std), images.device))
+    """float32 images (x/255 - mean) / std per channel, in the layout of :func:`rescale`; floats stand for x/255."""
+    return rescale(images, *scale_and_shift(tuple(mean), tuple(std), images.device, full_scale(images.dtype)))
+
+
+def full_scale(dtype: torch.dtype) -> int:
+    """Value of a pixel that stands for 1: 255 in uint8 images, 1 in images of floats (features)."""
+    return 255 if dtype == torch.uint8 else 1
 
 
 def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -156,7 +161,9 @@ def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Arguments 1 / (255 std) and mean / std of :func:`rescale`."""
+def scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, full: int
+) -> tuple[Tensor, Tensor]:
+    """Arguments 1 / (full · std) and mean / std of :func:`rescale`; ``full`` is that of :func:`full_scale`."""
     spread = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
-    return 1 / (255 * spread), torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1) / spread
+    return 1 / (full * spread), torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1) / spread

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import get_args
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from fedloge.checks import check_choice, check_least, check_not_negative
 from fedloge.data.augment import Augment
+from fedloge.data.embedding import embed_dataset
 from fedloge.data.images import Images
 from fedloge.data.loader import Batch, BatchLoader, BatchSettings, RandomStreams, SequentialLoader
 from fedloge.data.longtail import Profile, long_tail, max_over_min, observed_factor
@@ -21,6 +24,7 @@ from fedloge.data.sources.base import Dataset, Source
 from fedloge.data.splits import Ints, owners_of
 from fedloge.errors import ConfigError, DataError
 from fedloge.federation.seeding import SERVER, Stream, generator
+from fedloge.models.base import Backbone
 
 NAMED_USERS = 3
 """Users whose names make the name of a client that has many."""
@@ -242,6 +246,45 @@ class FederatedDataModule(LightningDataModule):
         batches = list(self._plain_loader(chosen))
         return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
+    def embedded(self, backbone: Backbone, device: torch.device, needs_images: bool = False) -> FederatedDataModule:
+        """The data with features in the place of images if the whole backbone is frozen; else the data themselves.
+
+        Args:
+            backbone: Backbone θ; it passes features [n, d, 1, 1] through.
+            device: Device to compute on.
+            needs_images: Whether the method changes images, so that they are kept.
+
+        Raises:
+            ConfigError: If the source has features already, and they cannot be augmented or the method needs images.
+        """
+        if self.image_size == 1:
+            self._check_features(needs_images)
+        if backbone.frozen != ("",) or needs_images:
+            return self
+        if self.augment != "none":
+            warnings.warn(
+                "the backbone is frozen, so its features are computed once: images are not augmented "
+                f"(data.augment={self.augment!r} has no effect)",
+                stacklevel=2,
+            )
+        settings = self.batch_settings(device)
+        body = copy.deepcopy(backbone).eval().to(device)
+        made = copy.copy(self)
+        made._dataset = embed_dataset(self.dataset, body, settings)
+        made.source = copy.copy(self.source)
+        made.source.channels, made.source.image_size, made.source.stored_size = backbone.out_features, 1, None
+        made.source.mean, made.source.std = (0.0,) * backbone.out_features, (1.0,) * backbone.out_features
+        made.augment = "none"
+        return made
+
+    def _check_features(self, needs_images: bool) -> None:
+        if self.augment != "none":
+            remedy = "Set --data.augment=none."
+            raise ConfigError("data.augment", self.augment, "cannot augment features", remedy)
+        if needs_images:
+            problem = "holds features, and this method changes the images themselves"
+            raise ConfigError("data.source", self.source.name, problem, "Choose another method or source.")
+
     def test_batches(self, indices: Tensor | None = None, device: torch.device | None = None) -> Iterator[Batch]:
         """Batches of the global test set in order, or of the images at ``indices``, without augmentation."""
         chosen = torch.arange(len(self.test_labels)) if indices is None else indices.cpu()
@@ -262,6 +305,10 @@ class FederatedDataModule(LightningDataModule):
     ) -> SequentialLoader:
         """Batches of some images for testing, in order and without augmentation."""
         return SequentialLoader(images, labels, indices, self._settings(self.eval_batch_size, device))
+
+    def batch_settings(self, device: torch.device | None = None) -> BatchSettings:
+        """Settings of batches for testing, without augmentation."""
+        return replace(self._settings(self.eval_batch_size, device), augment="none")
 
     def _settings(self, batch_size: int, device: torch.device | None) -> BatchSettings:
         source = self.source

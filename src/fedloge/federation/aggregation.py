@@ -41,10 +41,17 @@ def weighted_mean(updates: Iterable[ClientUpdate], *, uniform: bool = False) -> 
     return mean
 
 
-def average_personal(clients: ClientStore, num_examples: Sequence[int]) -> Tensors:
-    """Example-weighted mean of the clients' personal entries, for testing only: a server never sees these entries."""
-    states = zip(range(len(clients)), clients, num_examples, strict=True)
-    return weighted_mean(ClientUpdate(client, own, size, ()) for client, own, size in states)
+def average_personal(clients: ClientStore, num_examples: Sequence[int], *, uniform: bool = False) -> Tensors:
+    """Weighted mean of personal entries, for testing only: a server never sees these entries.
+
+    Args:
+        clients: Personal states of all clients. Those that have never trained do not count, unless that is true of all.
+        num_examples: n_k of every client.
+        uniform: Give every client the same weight instead of n_k.
+    """
+    trained = sorted(clients.trained()) or range(len(clients))
+    updates = (ClientUpdate(client, clients[client], num_examples[client], ()) for client in trained)
+    return weighted_mean(updates, uniform=uniform)
 
 
 def _move_towards(mean: dict[str, Tensor], tensors: Tensors, fraction: float) -> None:

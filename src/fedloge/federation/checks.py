@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedloge.checks import check_choice, check_least, check_not_negative, check_
 from fedloge.data.datamodule import FederatedDataModule
 from fedloge.errors import ConfigError
 from fedloge.methods.base import Method, ServerData
+from fedloge.models.base import Backbone
 
 
 def check_lengths(
@@ -70,8 +72,8 @@ def check_types(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
     return model, data
 
 
-def check_fit(method: Method, data: FederatedDataModule) -> None:
-    """Check that method, backbone and data fit each other.
+def check_fit(method: Method, data: FederatedDataModule, local_epochs: int) -> None:
+    """Check that method, backbone and data fit each other, and warn of what fits badly.
 
     Raises:
         ConfigError: If they do not; names the option to change.
@@ -84,6 +86,30 @@ def check_fit(method: Method, data: FederatedDataModule) -> None:
         problem = f"but the images have {data.channels} channel(s)"
         remedy = f"Set --model.backbone.in_channels={data.channels}."
         raise ConfigError("model.backbone.in_channels", method.backbone.in_channels, problem, remedy)
+    _check_frozen(method, local_epochs)
+    _compare_with_pretraining(method.backbone, data)
+
+
+def _check_frozen(method: Method, local_epochs: int) -> None:
+    for phase in method.phases(local_epochs) if method.backbone.frozen else ():
+        method.phase = phase
+        if phase.epochs and not any(method.is_trained(name) for name, _ in method.named_parameters()):
+            problem = f"leaves {type(method).__name__} nothing to train in its phase {phase.name!r}"
+            remedy = "Name submodules with --model.backbone.trainable, or choose another method."
+            raise ConfigError("model.backbone.frozen", True, problem, remedy)
+
+
+def _compare_with_pretraining(backbone: Backbone, data: FederatedDataModule) -> None:
+    """Warn where the images differ from those that the backbone's weights were made with."""
+    for name in ("mean", "std", "image_size"):
+        made, own = getattr(backbone, name), getattr(data.source, name)
+        if made is not None and (tuple(own) if isinstance(made, tuple) else own) != made:
+            shown = [list(value) if isinstance(value, tuple) else value for value in (own, made)]
+            warnings.warn(
+                f"data.source.{name} is {shown[0]}, and the backbone's weights were made with {shown[1]}: set "
+                f"--data.source.{name}='{shown[1]}' to use the same",
+                stacklevel=2,
+            )
 
 
 def server_data(method: Method, data: FederatedDataModule) -> ServerData:

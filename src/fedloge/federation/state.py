@@ -69,10 +69,17 @@ class ClientStore:
         num_clients: Number of clients K.
         initial: Returns the state of a client before its first round.
         memory_limit: Bytes beyond which states go to the file; ``MEMORY_LIMIT_BYTES`` by default.
+        trained: Returns the clients whose ``initial`` state is not their first one; none by default.
     """
 
-    def __init__(self, num_clients: int, initial: Callable[[int], Tensors], memory_limit: int | None = None) -> None:
-        self.num_clients = num_clients
+    def __init__(
+        self,
+        num_clients: int,
+        initial: Callable[[int], Tensors],
+        memory_limit: int | None = None,
+        trained: Callable[[], set[int]] = set,
+    ) -> None:
+        self.num_clients, self._before = num_clients, trained
         self.memory_limit = MEMORY_LIMIT_BYTES if memory_limit is None else memory_limit
         self._initial = initial
         self._states: dict[int, Tensors] = {}
@@ -107,17 +114,24 @@ class ClientStore:
 
     def map(self, change: Callable[[int, Tensors], Tensors]) -> ClientStore:
         """A store whose states are ``change(client, state)`` of these, computed on each access."""
-        return ClientStore(self.num_clients, lambda client: change(client, self[client]), self.memory_limit)
+        changed = lambda client: change(client, self[client])  # noqa: E731
+        return ClientStore(self.num_clients, changed, self.memory_limit, self.trained)
 
     def fork(self) -> ClientStore:
         """A store that starts from these states and does not change them."""
-        return ClientStore(self.num_clients, self.__getitem__, self.memory_limit)
+        return ClientStore(self.num_clients, self.__getitem__, self.memory_limit, self.trained)
 
     def adopt(self, fork: ClientStore) -> None:
         """Store the states that were stored in a :meth:`fork` of this store."""
-        stored = fork._states.keys() | (fork._disk.clients if fork._disk else set())
-        for client in sorted(stored):
+        for client in sorted(fork._stored()):
             self[client] = fork[client]
+
+    def trained(self) -> set[int]:
+        """Clients that were ever stored, here or in the stores that this one was made from."""
+        return self._stored() | self._before()
+
+    def _stored(self) -> set[int]:
+        return self._states.keys() | (self._disk.clients if self._disk else set())
 
 
 class _DiskStates:

@@ -41,7 +41,8 @@ class Predictor(LightningModule):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [n, C] of images [n, channels, H, W], uint8 or float in [0, 1]."""
+        """Logits [n, C] of images [n, channels, H, W], uint8 or float in [0, 1], or of stored features [n, d]."""
+        images = images[:, :, None, None] if images.ndim == 2 else images
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images
         normalised = ((scaled - self.mean) / self.std).to(next(self.method.parameters()).dtype)
         return self.method.logits(self.method.features(normalised, self.view), self.view)

@@ -132,6 +132,7 @@ class Method(LightningModule):
             pass over the test images.
         views: The models that the method has.
         privileged: Privileged knowledge that the server needs; declared wherever results are shown.
+        needs_images: Whether the method changes the images themselves, so that features cannot stand in their place.
         finalized: Effect of :meth:`finalize` on the models, in one word for tables.
         server_data: Privileged knowledge of the server, set before :meth:`prepare`.
         anchor: Shared weights as received (w^t), during local training.
@@ -148,6 +149,7 @@ class Method(LightningModule):
     bodies: ClassVar[tuple[str, ...]] = ("backbone",)
     views: ClassVar[tuple[View, ...]] = ("global", "personal")
     privileged: ClassVar[tuple[Knowledge, ...]] = ()
+    needs_images: ClassVar[bool] = False
     finalized: ClassVar[str] = "fine-tuned"
 
     server_data: ServerData = ServerData()
@@ -189,7 +191,14 @@ class Method(LightningModule):
 
     def is_fixed(self, name: str) -> bool:
         """Whether the server makes the state entry ``name``, so that no client trains it."""
-        return within_any(name, (*self.fixed, *self.renewed, *self.server))
+        return within_any(name, (*self.fixed, *self.renewed, *self.server, *self.frozen))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Submodules of the bodies that the backbone freezes: they are fixed, and no phase trains them."""
+        bodies = {name: getattr(self, name) for name in self.bodies}
+        backbones = {name: body for name, body in bodies.items() if isinstance(body, Backbone)}
+        return tuple(f"{name}.{part}".removesuffix(".") for name, body in backbones.items() for part in body.frozen)
 
     def check(self) -> None:
         """Raise a ConfigError if backbone and method do not fit; called before a run starts."""
@@ -198,7 +207,7 @@ class Method(LightningModule):
         """Whether the current phase trains the module or parameter ``name``."""
         if self.phase.trainable is None:
             return not self.is_fixed(name)
-        return within_any(name, self.phase.trainable)
+        return within_any(name, self.phase.trainable) and not within_any(name, self.frozen)
 
     def prepare(self, generator: torch.Generator) -> None:
         """Prepare the method on the server, once before the first round (FedLoGe solves SSE-C here)."""
@@ -235,6 +244,10 @@ class Method(LightningModule):
     def learning_rates(self) -> Mapping[str, float]:
         """Learning rates by submodule, for those that do not use ``lr``."""
         return {}
+
+    def sgd_options(self) -> Mapping[str, Mapping[str, float]]:
+        """Options of SGD by submodule (``lr``, ``momentum``, ``weight_decay``), where they are not the method's."""
+        return {part: {"lr": rate} for part, rate in self.learning_rates().items()}
 
     def report_received(self, batches: Iterable[Batch]) -> Tensors:
         """Further tensors for the server, measured on the received model; empty by default.
@@ -318,26 +331,27 @@ class Method(LightningModule):
         return losses
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD over the parameters that the phase trains, a group per learning rate; fused on the CPU.
+        """SGD over the parameters that the phase trains, a group per set of options; fused on the CPU.
 
         A fused update reads gradients in the memory layout of their parameters, which autograd gives them where these
         are dense. It cannot mix first and later steps, so momentum starts from zero, with the same result.
         """
-        groups: dict[float, list[nn.Parameter]] = {}
+        usual = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        special = self.sgd_options()
+        groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                rates = [rate for part, rate in self.learning_rates().items() if within(name, part)]
-                groups.setdefault(rates[0] if rates else self.lr, []).append(parameter)
+                own = next((options for part, options in special.items() if within(name, part)), {})
+                groups.setdefault(tuple({**usual, **own}.items()), []).append(parameter)
         trained = [parameter for parameters in groups.values() for parameter in parameters]
         optimizer = torch.optim.SGD(
-            [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            [{"params": parameters, **dict(options)} for options, parameters in groups.items()],
+            **usual,  # type: ignore[arg-type]
             fused=True if all(map(_can_be_fused, trained)) else None,
         )
-        for parameter in trained if self.momentum else ():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
 
     def begin(self, client: Client, shared: SharedState, personal: Tensors) -> None:

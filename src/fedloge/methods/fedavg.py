@@ -12,6 +12,7 @@ from fedloge.checks import check_choice, check_not_negative
 from fedloge.errors import ConfigError
 from fedloge.methods.base import Batch, Method, Phase, View
 from fedloge.models.base import Backbone
+from fedloge.models.heads import FixedLinear
 from fedloge.realign import tau_normalise
 
 
@@ -61,7 +62,12 @@ class FedAvg(Method):
 
     def logits(self, features: Tensor, view: View) -> Tensor:
         """Scores of the head, τ-normalised for the generic model if ``tau_norm`` is set."""
+        head = self.generic_head() if view == "global" else self.head
         if view == "global" and self.tau_norm:
-            return functional.linear(features, tau_normalise(self.head.weight, self.tau_norm))
-        logits: Tensor = self.head(features)
+            return functional.linear(features, tau_normalise(head.weight, self.tau_norm))
+        logits: Tensor = head(features)
         return logits
+
+    def generic_head(self) -> nn.Linear | FixedLinear:
+        """Head of the generic model."""
+        return self.head

@@ -16,7 +16,7 @@ class FedBABU(FedAvgFT):
         num_classes: C.
         finetune_epochs: Epochs of fine-tuning after the last round; 0 leaves the personal model the generic one.
         finetune_part: ``full`` as in the paper, or the ``head`` alone.
-        finetune_lr: Learning rate of fine-tuning, a tenth of that of training by default.
+        finetune_lr: Learning rate of fine-tuning; None takes a tenth of ``lr``.
         **kwargs: Options of :class:`FedAvg`.
     """
 
@@ -28,7 +28,8 @@ class FedBABU(FedAvgFT):
         num_classes: int,
         finetune_epochs: int = 5,
         finetune_part: Literal["head", "full"] = "full",
-        finetune_lr: float | None = 0.003,
+        finetune_lr: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, num_classes, finetune_epochs, finetune_part, finetune_lr, **kwargs)
+        self.finetune_lr = self.lr / 10 if finetune_lr is None else finetune_lr

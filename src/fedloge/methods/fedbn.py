@@ -47,4 +47,5 @@ class FedBN(FedAvg):
 
     def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:
         """The clients' BatchNorm entries, averaged."""
-        return average_personal(clients, [client.num_examples for client in population])
+        sizes = [client.num_examples for client in population]
+        return average_personal(clients, sizes, uniform=self.agg == "uniform")

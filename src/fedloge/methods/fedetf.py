@@ -18,8 +18,11 @@ from fedloge.losses import balanced_softmax, dot_regression
 from fedloge.methods.base import Batch, Client, Method, Phase, TrainClients, View
 from fedloge.models.base import Backbone
 
-ALTERNATION = {"etf": 0.1, "projection": 0.05}
-"""What fine-tuning trains in turn, three epochs each, with the authors' learning rates."""
+ALTERNATION = {
+    "etf": {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0},
+    "projection": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4},
+}
+"""What fine-tuning trains in turn, three epochs each, with the authors' optimisers."""
 
 
 class FedETF(Method):
@@ -32,7 +35,7 @@ class FedETF(Method):
         num_classes: C.
         loss: ``balanced`` softmax by the client's counts, or ``dr``, the dot regression loss.
         projection: ``linear``, P to C dimensions; or ``batchnorm``, a BatchNorm of h in its place, V having d
-            dimensions. With ``loss=dr`` the latter is what the FedLoGe paper calls ETF + DR (Table 8).
+            dimensions. With ``loss=dr`` the latter is what FedLoGe's released code trains under the name FedETF.
         pm: ``finetune`` has every client fine-tune the final model: ``finetune_epochs`` epochs of everything with the
             training's loss, then ``finetune_cycles`` times V and P in turn by cross-entropy.
         finetune_epochs: Epochs of fine-tuning everything, for ``pm=finetune``.
@@ -78,8 +81,9 @@ class FedETF(Method):
         self.etf.weight.copy_(simplex_etf(self.num_classes, self.etf.in_features, generator))
 
     def project(self, h: Tensor) -> Tensor:
-        """u = (P h + p0) / ‖P h + p0‖, [n, C] of h [n, d]."""
-        return functional.normalize(self.projection(h))
+        """u = (P h + p0) / ‖P h + p0‖, [n, C] of h [n, d]. A batch of one image skips BatchNorm, having no variance."""
+        alone = len(h) == 1 and isinstance(self.projection, nn.BatchNorm1d) and self.projection.training
+        return functional.normalize(h if alone else self.projection(h))
 
     def local_losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """CE(s·Vᵀu + log max(n_{k,·}, floor), y); plain where V and P are fine-tuned in turn."""
@@ -92,10 +96,9 @@ class FedETF(Method):
             return {"dr": dot_regression(u, self.etf.weight, labels)}
         return {"balanced": balanced_softmax(logits, labels, self.own_counts, floor=self.count_floor)}
 
-    def learning_rates(self) -> Mapping[str, float]:
-        """Learning rates of V and P while they are fine-tuned in turn."""
-        name = self.phase.name
-        return {name: ALTERNATION[name]} if name in ALTERNATION else {}
+    def sgd_options(self) -> Mapping[str, Mapping[str, float]]:
+        """The optimisers of V and P while they are fine-tuned in turn."""
+        return ALTERNATION if self.phase.name in ALTERNATION else {}
 
     def logits(self, features: Tensor, view: View) -> Tensor:
         """Vᵀu."""

@@ -211,6 +211,11 @@ class FedLoGe(Method):
         rate = self.finetune_lr if self.phase.name == "finetune" else self.head_lr
         return {} if rate is None else {"psi": rate, "phi": rate}
 
+    def sgd_options(self) -> Mapping[str, Mapping[str, float]]:
+        """No weight decay of ψ and φ_k: it would shrink the rows of absent classes, whose norms LA-FR reads."""
+        rates = self.learning_rates()
+        return {head: {"lr": rates.get(head, self.lr), "weight_decay": 0.0} for head in ("psi", "phi")}
+
     # Stages 2 and 3: realignment ---------------------------------------------------------------------------
 
     def finalize(

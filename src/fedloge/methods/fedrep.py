@@ -56,7 +56,8 @@ class FedRep(FedAvg):
 
     def generic_personal(self, clients: ClientStore, population: Sequence[Client]) -> Tensors:
         """The clients' heads, averaged."""
-        return average_personal(clients, [client.num_examples for client in population])
+        sizes = [client.num_examples for client in population]
+        return average_personal(clients, sizes, uniform=self.agg == "uniform")
 
     def finalize(
         self, state: FederatedState, population: Sequence[Client], train: TrainClients | None = None

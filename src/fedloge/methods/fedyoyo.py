@@ -42,6 +42,7 @@ class FedYoYo(FedAvg):
 
     personal = ("phi",)
     renewed = ("prior",)
+    needs_images = True
 
     def __init__(
         self,

@@ -2,7 +2,19 @@
 
 from fedloge.models.base import Backbone
 from fedloge.models.heads import FixedLinear
+from fedloge.models.pretrained import TimmBackbone, TorchvisionBackbone
 from fedloge.models.resnet import CifarResNet, ResNet
 from fedloge.models.small import SmallCNN
+from fedloge.models.vector import MLP, Identity
 
-__all__ = ["Backbone", "CifarResNet", "FixedLinear", "ResNet", "SmallCNN"]
+__all__ = [
+    "MLP",
+    "Backbone",
+    "CifarResNet",
+    "FixedLinear",
+    "Identity",
+    "ResNet",
+    "SmallCNN",
+    "TimmBackbone",
+    "TorchvisionBackbone",
+]

@@ -13,10 +13,18 @@ class Backbone(nn.Module):
     Attributes:
         in_channels: Channels of the images it takes.
         out_features: Feature size d.
+        frozen: Submodules and parameters that are never trained, as dotted names; ``""`` stands for the whole backbone.
+        mean: Channel means of the images that pretrained weights were made with, scaled to [0, 1]; None if none were.
+        std: Channel standard deviations of these images.
+        image_size: Height and width of these images.
     """
 
     in_channels: int
     out_features: int
+    frozen: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [n, out_features] of a batch of images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -41,17 +42,17 @@ def linear_init(num_classes: int, dim: int, generator: torch.Generator) -> tuple
 
 
 def random_head(num_classes: int, dim: int, kind: HeadInit, generator: torch.Generator) -> Tensor:
-    """Weight [C, d] of a head drawn by a usual initialisation.
+    """Weight [C, d] of a head drawn by a usual initialisation, with the arguments of the released code.
 
-    ``xavier`` and ``kaiming`` are the uniform variants, ``gaussian`` is N(0, 1), ``uniform`` is U(0, 1) as torch's
-    initialisers have them by default; ``orthogonal`` has orthonormal rows (or columns, where d < C).
+    ``xavier`` and ``kaiming`` are the uniform variants, the latter with a = √5, which is U(±1/√d); ``gaussian`` is
+    N(0, 0.5²), ``uniform`` is U(0, 1), and ``orthogonal`` has orthonormal rows (or columns, where d < C).
     """
     inits: dict[HeadInit, Any] = {
         "xavier": nn.init.xavier_uniform_,
-        "gaussian": nn.init.normal_,
+        "gaussian": partial(nn.init.normal_, std=0.5),
         "uniform": nn.init.uniform_,
         "orthogonal": nn.init.orthogonal_,
-        "kaiming": nn.init.kaiming_uniform_,
+        "kaiming": partial(nn.init.kaiming_uniform_, a=5**0.5),
     }
     weight: Tensor = inits[kind](torch.empty(num_classes, dim), generator=generator)
     return weight

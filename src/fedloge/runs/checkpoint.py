@@ -118,7 +118,9 @@ class Checkpoints:
             entries.setdefault(int(client), []).append(entry)
         fixed = {entry: shared.pop(entry) for entry in info["fixed"]}
         own = lambda k: {entry: clients.get_tensor(f"{k}/{entry}") for entry in entries.get(k, ())}  # noqa: E731
-        return FederatedState(info["round"], SharedState(shared, fixed), ClientStore(info["num_clients"], own))
+        known = set(info.get("trained", range(info["num_clients"])))  # older checkpoints do not say
+        clients_of = ClientStore(info["num_clients"], own, trained=lambda: known)
+        return FederatedState(info["round"], SharedState(shared, fixed), clients_of)
 
     def _remedy(self, damaged: str) -> str:
         """What a user can do about a damaged checkpoint."""
@@ -143,6 +145,7 @@ def _write(folder: Path, state: FederatedState, info: Mapping[str, Any]) -> None
     content = {
         "round": state.round,
         "num_clients": len(state.clients),
+        "trained": sorted(state.clients.trained()),
         "fixed": sorted(state.shared.fixed),
         "files": {file: file_sha256(folder / file) for file in ("shared.safetensors", "clients.safetensors")},
         **info,

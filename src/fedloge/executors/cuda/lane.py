@@ -65,7 +65,7 @@ class Lane:
         if layout is not None:
             self.method.to(memory_format=layout)
         self.dtype = next(self.method.parameters()).dtype
-        self.images = torch.zeros((resident.page_size, *resident.shape), dtype=torch.uint8, device=self.device)
+        self.images = torch.zeros((resident.page_size, *resident.shape), dtype=resident.dtype, device=self.device)
         self.labels = torch.zeros(resident.page_size, dtype=torch.int64, device=self.device)
         self.rows = torch.arange(resident.settings.batch_size, device=self.device)
         self.position = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -160,11 +160,11 @@ class Lane:
     # Steps ---------------------------------------------------------------------------------------------------
 
     def program(self, phase: Phase) -> Program:
-        """Put the module into a phase and return its program, a new one if learning rates have changed."""
+        """Put the module into a phase and return its program, a new one if options of SGD have changed."""
         self.method.begin_phase(phase)
-        key, rates = phase_key(phase), dict(self.method.learning_rates())
-        if key not in self._programs or self._programs[key].rates != rates:
-            self._programs[key] = Program(self, rates)
+        key, options = phase_key(phase), dict(self.method.sgd_options())
+        if key not in self._programs or self._programs[key].options != options:
+            self._programs[key] = Program(self, options)
         return self._programs[key]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
@@ -232,11 +232,11 @@ class Program:
 
     Args:
         lane: Lane whose method is in the phase.
-        rates: Learning rates of submodules, which a graph keeps as constants.
+        options: Options of SGD for submodules, which a graph keeps as constants.
     """
 
-    def __init__(self, lane: Lane, rates: Mapping[str, float]) -> None:
-        self.lane, self.rates = lane, rates
+    def __init__(self, lane: Lane, options: Mapping[str, Mapping[str, float]]) -> None:
+        self.lane, self.options = lane, options
         self.names: tuple[str, ...] = ()
         self.graphs: dict[int, Any] = {}
         self.optimizer = lane.method.configure_optimizers()

@@ -8,7 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedloge.data.augment import Augmentation, augment, centre, join_augmentations, rescale, scale_and_shift
+from fedloge.data.augment import (
+    Augmentation,
+    augment,
+    centre,
+    full_scale,
+    join_augmentations,
+    rescale,
+    scale_and_shift,
+)
 from fedloge.data.images import TensorImages
 from fedloge.data.loader import Batch, BatchLoader, SequentialLoader
 from fedloge.system.devices import upload
@@ -32,13 +40,15 @@ class Resident:
         self.device, self.settings, self.images = device, loader.settings, loader.images
         first = loader.images.gather(loader.indices[:1])
         self.shape = centre(first, self.settings.image_size or first.shape[3]).shape[1:]
-        self.here = False
+        self.here, self.dtype = False, first.dtype
         if isinstance(loader.images, TensorImages) and fits(loader.images.images, device):
             self.here, self.images = True, TensorImages(loader.images.images.to(device))
         self.labels = loader.labels.to(device)
-        self._scaling = scale_and_shift(tuple(self.settings.mean), tuple(self.settings.std), device)
+        self._scaling = scale_and_shift(
+            tuple(self.settings.mean), tuple(self.settings.std), device, full_scale(first.dtype)
+        )
         size = self.settings.batch_size
-        batches = min(PAGE_BYTES // (size * first.numel()), -(-len(loader.images) // size))
+        batches = min(PAGE_BYTES // (size * first.nbytes), -(-len(loader.images) // size))
         self.page_size = size * max(batches, 1)
         """Number of images in a page, a multiple of the batch size."""
 
@@ -66,4 +76,4 @@ class Resident:
 
 def fits(images: Tensor, device: torch.device) -> bool:
     """Whether the images take at most half of the free memory of the device."""
-    return device.type != "cuda" or images.numel() <= torch.cuda.mem_get_info(device)[0] // 2
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
