@@ -118,11 +118,18 @@ def _fit(args: Sequence[str], checkpoint: str | None) -> int:
 @drawn()
 def test(args: Sequence[str]) -> int:
     """``fedloge test``."""
-    parser = _parser("test", "Evaluate a saved run again; nothing is written.")
+    parser = _parser("test", "Evaluate a saved run again; the run folder is not changed.")
+    text = "write the class probabilities of all test images to this .csv or .parquet file"
+    parser.add_argument("--predictions", metavar="FILE", help=text)
     known, overrides = _parse(parser, args)
 
+    from fedloge.inference.models import load_finished
+    from fedloge.inference.predictions import write_predictions
     from fedloge.runs.run import test_run
 
+    if known.predictions:
+        print(write_predictions(load_finished(known.run, overrides), known.predictions))
+        return 0
     _print_table(test_run(known.run, overrides))
     return 0
 

@@ -342,7 +342,7 @@ class FederatedTrainer(Trainer, HasParts):
         executor.start(method, data, local)
         threads = max(executor.idle_cores, local.threads)
         options = (self.mask_absent, self.shot_rule, local.device, threads, self.personal_shots)
-        evaluator = Evaluator(method, data, population, *options, public=data.public_test_indices())
+        evaluator = Evaluator(method, data, population, *options, data.public_test_indices(), data.dataset.test_groups)
         validation = data.validation()
         validator = None if validation is None else Evaluator(method, validation, population, *options)
         faults = Faults(folder, self.on_client_failure, local.attempts, self.min_clients)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedloge.evaluation import metrics
+from fedloge.evaluation.details import Details
 from fedloge.evaluation.shots import SHOTS, ShotRule, shots
 from fedloge.federation.state import FederatedState, SharedState, Tensors
 from fedloge.methods.base import Client, Method, View, num_images, within_any
@@ -46,7 +47,7 @@ class TestData(Protocol):
 
 @dataclass(frozen=True)
 class ClientScore:
-    """Scores of a personal model on its client's test images."""
+    """Scores of a personal model on its client's test images; ``details`` where they were asked for."""
 
     client: int
     n_train: int
@@ -55,6 +56,12 @@ class ClientScore:
     macro_f1: float
     weighted_f1: float
     groups: Mapping[str, float]
+    balanced_acc: float = math.nan
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def basic(self) -> dict[str, float]:
+        """Accuracy, balanced accuracy and macro F1."""
+        return {"acc": self.accuracy, "balanced_acc": self.balanced_acc, "macro_f1": self.macro_f1}
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Evaluation:
         groups: many, medium or few for every class, by the global training counts.
         clients_confusion: Confusion matrix [C, C] of the generic model on the test images of all clients together, if
             the global test set consists of others; None if it does not.
+        details: Scores of class probabilities, intervals and spreads, where they were asked for.
     """
 
     global_confusion: Tensor | None
@@ -76,6 +84,7 @@ class Evaluation:
     clients: tuple[ClientScore, ...]
     groups: tuple[str, ...] = field(repr=False)
     clients_confusion: Tensor | None = None
+    details: Mapping[View, Mapping[str, float]] = field(default_factory=dict)
 
     def generic(self) -> dict[str, float]:
         """Accuracy of the generic model, overall and by group; empty if there is none."""
@@ -83,6 +92,8 @@ class Evaluation:
             return {}
         groups = metrics.group_accuracies(self.global_confusion, self.groups, SHOTS)
         result = {"acc": metrics.accuracy(self.global_confusion)} | {f"acc_{s}": groups[s] for s in SHOTS}
+        result["balanced_acc"] = metrics.balanced_accuracy(self.global_confusion)
+        result["macro_f1"] = metrics.f1(self.global_confusion, "macro")
         others = self.clients_confusion
         return result | ({} if others is None else {"acc_clients": metrics.accuracy(others)})
 
@@ -102,7 +113,8 @@ class Evaluation:
             "macro_f1": _mean([score.macro_f1 for score in self.clients]),
             "weighted_f1": _mean([score.weighted_f1 for score in self.clients]),
         }
-        return result | {f"acc_{s}": _mean([score.groups[s] for score in self.clients]) for s in SHOTS}
+        result |= {f"acc_{s}": _mean([score.groups[s] for score in self.clients]) for s in SHOTS}
+        return result | {"balanced_acc": _mean([score.balanced_acc for score in self.clients])}
 
     def confusions(self) -> dict[View, Tensor]:
         """Confusion matrices [C, C] of the models that the method has."""
@@ -136,6 +148,7 @@ class Evaluator:
             ``own`` test images, as in the released code.
         public: Indices of the test images that the generic model is tested on, int64; None takes all. It is then also
             tested on the others, which belong to clients.
+        units: Group of each test image, int64 [n_test], of which intervals are made; None makes them of images.
     """
 
     def __init__(
@@ -149,8 +162,9 @@ class Evaluator:
         threads: int = 1,
         personal_shots: PersonalShots = "global",
         public: Tensor | None = None,
+        units: Tensor | None = None,
     ) -> None:
-        self.public = public
+        self.public, self.units = public, units
         self.threads, self.shot_rule, self.personal_shots = threads, shot_rule, personal_shots
         self.method, self.data, self.population = method, data, population
         self.mask_absent, self.device = mask_absent, device or torch.device("cpu")
@@ -164,26 +178,56 @@ class Evaluator:
         return {"shots": shots, "mask_absent": self.mask_absent}
 
     @torch.no_grad()
-    def evaluate(self, state: FederatedState, mask_absent: MaskAbsent | None = None) -> Evaluation:
+    def evaluate(
+        self, state: FederatedState, mask_absent: MaskAbsent | None = None, detailed: bool = False
+    ) -> Evaluation:
         """Test the 1 + K models of a state.
 
         Args:
             state: State to test; it is not changed.
             mask_absent: Mask instead of the evaluator's own.
+            detailed: Compute the scores of class probabilities and the intervals too, which takes longer.
         """
         mask = mask_absent or self.mask_absent
+        self._ready()
+        generic, others, personal, scores = None, None, None, []
+        details = Details(self.method.num_classes) if detailed else None
+        logits = self._generic_logits(state)
+        if logits is not None:
+            generic, others = self._generic_confusions(logits)
+            if details:
+                chosen = torch.arange(len(logits)) if self.public is None else self.public
+                details.add_generic(logits[chosen.to(logits.device)], *self._about(chosen))
+        if "personal" in self.method.views:
+            for client, indices, logits in self.client_logits(state, mask):
+                matrix = self._confusion(logits, indices)
+                personal = matrix if personal is None else personal + matrix
+                if details:
+                    details.add_client(client.id, logits, *self._about(indices))
+                scores.append(self._score(client, matrix, details.clients[client.id] if details else {}))
+        added = details.result([score.basic() for score in scores]) if details else {}
+        return Evaluation(generic, personal, tuple(scores), self.groups, others, added)
+
+    @torch.no_grad()
+    def generic_logits(self, state: FederatedState) -> Tensor | None:
+        """Logits [n_test, C] of the generic model on all test images; None if the method has none."""
+        self._ready()
+        return self._generic_logits(state)
+
+    def _ready(self) -> None:
         self.method.to(self.device).eval()
         self._loaded = None
-        generic, others, personal, scores = None, None, None, []
-        if "global" in self.method.views:
-            averaged = self.method.generic_personal(state.clients, self.population)
-            features = self._features_of(state, averaged, "global")
-            generic, others = self._generic_confusions(self.method.logits(features, "global"))
-        if "personal" in self.method.views:
-            for client, matrix in self._client_confusions(state, mask):
-                personal = matrix if personal is None else personal + matrix
-                scores.append(self._score(client, matrix))
-        return Evaluation(generic, personal, tuple(scores), self.groups, others)
+
+    def _generic_logits(self, state: FederatedState) -> Tensor | None:
+        if "global" not in self.method.views:
+            return None
+        averaged = self.method.generic_personal(state.clients, self.population)
+        return self.method.logits(self._features_of(state, averaged, "global"), "global")
+
+    def _about(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Labels and groups of test images."""
+        chosen = indices.cpu()
+        return self.data.test_labels.cpu()[chosen], None if self.units is None else self.units[chosen]
 
     def _generic_confusions(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """On the global test set and, if that is public images alone, on those of the clients, if there are any."""
@@ -194,7 +238,9 @@ class Evaluator:
         others = None if bool(public.all()) else self._confusion(logits[~public], ~public)
         return self._confusion(logits[public], public), others
 
-    def _client_confusions(self, state: FederatedState, mask: MaskAbsent) -> Iterator[tuple[Client, Tensor]]:
+    @torch.no_grad()
+    def client_logits(self, state: FederatedState, mask: MaskAbsent = "off") -> Iterator[tuple[Client, Tensor, Tensor]]:
+        """Each client with test images, their indices int64 [n], and its personal model's logits [n, C] on them."""
         for client in track(self.population, "personal models"):
             indices = self.data.client_test_indices(client.id).to(self.device)
             if len(indices) == 0:
@@ -204,7 +250,7 @@ class Evaluator:
             if mask != "off":
                 counts = torch.tensor(client.class_counts) if mask == "train" else self._test_counts(indices)
                 logits = logits.masked_fill(counts.to(self.device) == 0, float("-inf"))
-            yield client, self._confusion(logits, indices)
+            yield client, indices, logits
 
     def _features_of(
         self, state: FederatedState, personal: Tensors, view: View, indices: Tensor | None = None
@@ -254,7 +300,7 @@ class Evaluator:
     def _test_counts(self, indices: Tensor) -> Tensor:
         return self.data.test_labels.to(indices.device)[indices].bincount(minlength=self.method.num_classes)
 
-    def _score(self, client: Client, matrix: Tensor) -> ClientScore:
+    def _score(self, client: Client, matrix: Tensor, details: Mapping[str, float]) -> ClientScore:
         own = self.personal_shots == "own"
         groups = shots(matrix.sum(1).tolist(), self.shot_rule) if own else self.groups
         return ClientScore(
@@ -265,6 +311,8 @@ class Evaluator:
             macro_f1=metrics.f1(matrix, "macro"),
             weighted_f1=metrics.f1(matrix, "weighted"),
             groups=metrics.group_accuracies(matrix, groups, SHOTS),
+            balanced_acc=metrics.balanced_accuracy(matrix),
+            details=details,
         )
 
 

@@ -24,6 +24,11 @@ def per_class_accuracy(matrix: Tensor) -> Tensor:
     return matrix.diagonal().double() / matrix.sum(1)
 
 
+def balanced_accuracy(matrix: Tensor) -> float:
+    """Mean recall of the classes that have test images; nan without any image."""
+    return float(per_class_accuracy(matrix).nanmean())
+
+
 def group_accuracy(matrix: Tensor, classes: Tensor) -> float:
     """Fraction of correct predictions on the images of some classes (a boolean mask [C]); nan without any image."""
     return _ratio(matrix.diagonal()[classes].sum(), matrix[classes].sum())

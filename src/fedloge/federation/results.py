@@ -23,12 +23,12 @@ def finalize_and_test(run: Parts, state: FederatedState, train: bool) -> Result:
     Args:
         run: Parts of the run.
         state: Trained state.
-        train: Run the training part of the method's ``finalize`` too.
+        train: Run the training part of the method's ``finalize`` too, and test in detail: after the last round.
     """
     clients = AllClients(run.executor, lambda failure: run.faults.record(failure, state.round))
     final = run.method.finalize(state, run.population, clients if train else None)
-    before = run.evaluator.evaluate(state)
-    after = before if final is state else run.evaluator.evaluate(final)
+    before = run.evaluator.evaluate(state, detailed=train)
+    after = before if final is state else run.evaluator.evaluate(final, detailed=train)
     return Result(final, before, after, validate(run, final), clients.exchanged)
 
 

@@ -17,11 +17,15 @@ from fedloge.report.tables import MASKED, PRIVILEGES, selection_words
 from fedloge.runs.coverage import client_notes, clients_words, mean_words
 from fedloge.runs.measures import (
     GENERIC,
+    GENERIC_SCORES,
     GM,
+    INTERVALS,
     KINDS,
     MEASURES,
     PERSONAL,
+    PERSONAL_SCORES,
     PM,
+    SPREADS,
     WORST_TENTH,
     Measure,
     chosen_on,
@@ -65,6 +69,7 @@ def tables(runs: Sequence[RunData]) -> list[Table]:
     found = [
         _accuracies("Generic model on the global test set", runs, "global", GENERIC),
         _accuracies("Personal models on their clients' own test sets", runs, "personal", PERSONAL),
+        _further(runs),
         _over_seeds(runs),
     ]
     return [table for table in found if table is not None]
@@ -168,7 +173,8 @@ def _generic_card(run: RunData) -> Card | None:
         return None
     meaning = "of the global test images are classified correctly by the model that all clients share."
     groups = ", ".join(f"{group} {percent(part[f'acc_{group}'])}" for group in SHOTS)
-    return Card("Generic model (GM)", percent(part["acc"]), meaning, [groups, *_change(run, "global", "acc")])
+    details = [groups, *_interval_line(run, GM), *_change(run, "global", "acc")]
+    return Card("Generic model (GM)", percent(part["acc"]), meaning, details)
 
 
 def _few_card(run: RunData) -> Card | None:
@@ -191,7 +197,7 @@ def _personal_card(run: RunData) -> Card | None:
     over = clients_words(run.coverage)
     meaning = f"is the accuracy of a client's personal model on its own test set, averaged over {over}."
     spread = f"{percent(part['acc_std'])} standard deviation between clients"
-    details = [spread, *_change(run, "personal", "acc_mean")]
+    details = [spread, *_interval_line(run, PM), *_change(run, "personal", "acc_mean")]
     return Card("Personal models (PM)", percent(part["acc_mean"]), meaning, details)
 
 
@@ -214,6 +220,11 @@ def _cost_card(run: RunData) -> Card | None:
     if run.summary["seconds"]:
         details.append(f"{run.summary['seconds']:.0f} s for the whole run")
     return Card("Time of a round", f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s", meaning, details)
+
+
+def _interval_line(run: RunData, measure: Measure) -> list[str]:
+    ends = _interval(run, measure)
+    return [f"95 % interval {ends}"] if ends else []
 
 
 def _change(run: RunData, view: View, key: str) -> list[str]:
@@ -248,6 +259,45 @@ def _beside(run: RunData, view: View) -> list[tuple[str, Mapping[str, float] | N
     rows = [(f"round {chosen['round']}, {chosen_on(chosen['metric'])}", chosen[view])] if chosen else []
     rows += [("on the clients' test images together", {"acc": own["acc_clients"]})] if "acc_clients" in own else []
     return rows + ([("validation images, last round", val[view])] if val else [])
+
+
+FURTHER = {
+    "accuracy": (GM, PM, MEASURES["PM accuracy worst"], MEASURES["PM accuracy range"]),
+    **{
+        generic.title.partition(",")[0]: (generic, personal, *spread)
+        for generic, personal, *spread in zip(
+            GENERIC_SCORES, PERSONAL_SCORES, SPREADS[2::2], SPREADS[3::2], strict=True
+        )
+    },
+}
+"""Measures of the generic model, of the personal ones on average, of the worst client and of the range, by name."""
+
+
+def _further(runs: Sequence[RunData]) -> Table | None:
+    """Further numbers of the last round with intervals; None for runs of older versions, which lack them."""
+    rows = []
+    for run in runs:
+        for name, (generic, personal, worst, spread) in FURTHER.items() if _has_details(run) else ():
+            cells = [_shown(run, generic), _interval(run, generic), _shown(run, personal), _interval(run, personal)]
+            rows.append([run.name, run.method, name, *cells, _shown(run, worst), _shown(run, spread)])
+    title = "Further numbers, last round, with 95 % intervals over test images"
+    columns = ["run", "method", "number", "generic", "interval", "personal, mean", "interval", "worst client", "range"]
+    table = Table(title, columns, rows, names=3)
+    return (table if len(runs) > 1 else _without_run(table)) if rows else None
+
+
+def _has_details(run: RunData) -> bool:
+    return any(MEASURES[key].read(run.summary) is not None for key in ("GM Brier", "PM Brier"))
+
+
+def _shown(run: RunData, measure: Measure) -> str:
+    value = measure.read(run.summary)
+    return "–" if value is None else percent(value) if measure.scale == 100 else measure.text([value])
+
+
+def _interval(run: RunData, measure: Measure) -> str:
+    ends = [end.read(run.summary) for end in INTERVALS.get(measure.path, ())]
+    return " to ".join(map(percent, ends)) if ends and None not in ends else ""
 
 
 def _without_run(table: Table) -> Table:

@@ -130,7 +130,91 @@ F1 = tuple(
     )
     for average in ("macro", "weighted")
 )
-COLUMNS = {measure.path: measure for measure in (*GENERIC, *PERSONAL, *F1)}
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A number of every test set: its last key, words and direction; shares are shown in percent."""
+
+    key: str
+    name: str
+    title: str
+    meaning: str
+    higher_is_better: bool = True
+    scale: float = 100.0
+    digits: int = 1
+
+
+_SCORES = (
+    _Score("balanced", "balanced_acc", "balanced accuracy", "Mean recall of the classes that have test images"),
+    _Score("macro F1", "macro_f1", "macro F1", "Mean F1 score of the classes that have test images"),
+    _Score("AUROC", "auroc", "AUROC", "Mean area under the ROC curve of each class against the rest"),
+    _Score("AUPRC", "auprc", "AUPRC", "Mean average precision of each class against the rest"),
+    _Score("ECE", "ece", "calibration error", "Expected calibration error in 15 bins of confidence", False),
+    _Score("Brier", "brier", "Brier score", "Mean squared error of the class probabilities, 0 to 2", False, 1.0, 3),
+)
+
+
+def _measure(score: _Score, key: str, path: str, title: str, explanation: str, better: bool) -> Measure:
+    return Measure(key, path, score.key, title, explanation, better, score.scale, score.digits)
+
+
+GENERIC_SCORES = tuple(
+    _measure(
+        score,
+        f"GM {score.key}",
+        f"global/{score.name}",
+        f"{score.title}, generic model",
+        f"{score.meaning}, of the generic model.",
+        score.higher_is_better,
+    )
+    for score in _SCORES
+)
+"""Further numbers of the generic model; all but the first two after the last round only."""
+
+PERSONAL_SCORES = tuple(
+    _measure(
+        score,
+        f"PM {score.key}",
+        f"personal/{score.name}",
+        f"{score.title}, personal models",
+        f"{score.meaning}, of each personal model on its client's test images, averaged over the clients.",
+        score.higher_is_better,
+    )
+    for score in _SCORES
+)
+"""Further numbers of the personal models, means over the clients."""
+
+_ACCURACY = _Score("accuracy", "acc", "accuracy", "Accuracy")
+SPREADS = tuple(
+    _measure(
+        score,
+        f"PM {score.key} {word}",
+        f"personal/{score.name}_{word}",
+        f"{score.title}, {word} client",
+        f"{score.title[0].upper()}{score.title[1:]} of the personal models: {meaning}.",
+        score.higher_is_better if word == "worst" else False,
+    )
+    for score in (_ACCURACY, *_SCORES)
+    for word, meaning in (("worst", "the worst client's"), ("range", "difference between the best and worst client"))
+)
+"""The worst client and the range over the clients, after the last round only."""
+
+INTERVALS = {
+    measure.path: tuple(
+        replace(
+            measure,
+            key=f"{measure.key} {end}",
+            path=f"{measure.path}_{end}",
+            explanation=f"The {end}er end of the 95 % interval over test images: {measure.explanation}",
+        )
+        for end in ("low", "high")
+    )
+    for measure in (GM, *GENERIC_SCORES[:2], PM)
+}
+"""Ends of the 95 % intervals of some numbers, after the last round only, by the path of the number."""
+
+COLUMNS = {measure.path: measure for measure in (*GENERIC, *PERSONAL, *F1, *GENERIC_SCORES[:2], *PERSONAL_SCORES[:1])}
 """The numbers of an evaluation by their column of ``metrics.csv``."""
 
 HEADLINES = (GM, PM)
@@ -193,7 +277,8 @@ VALIDATION = tuple(
     )
     for headline in HEADLINES
 )
-MEASURES = {m.key: m for m in (*GENERIC, *PERSONAL, *F1, *LAST10, *BEST, MASKED, *VALIDATION, *COSTS)}
+SCORES = (*GENERIC_SCORES, *PERSONAL_SCORES, *SPREADS, *(end for ends in INTERVALS.values() for end in ends))
+MEASURES = {m.key: m for m in (*GENERIC, *PERSONAL, *F1, *SCORES, *LAST10, *BEST, MASKED, *VALIDATION, *COSTS)}
 """Every number by its key."""
 
 KINDS: Mapping[View, str] = {"global": "generic", "personal": "personal"}

@@ -219,8 +219,8 @@ def test_run(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     run = load_run(path, overrides)
     old = run.summary
     parts, final = run.attach(), run.state("final")
-    after = parts.evaluator.evaluate(final)
-    before = parts.evaluator.evaluate(run.state("last")) if old["before_realignment"] else after
+    after = parts.evaluator.evaluate(final, detailed=True)
+    before = parts.evaluator.evaluate(run.state("last"), detailed=True) if old["before_realignment"] else after
     exchanged = {name: old[name] for name in ("bytes_up", "bytes_down")}
     return run_summary(parts, Result(final, before, after, validate(parts, final)), exchanged, old["seconds"])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedloge.evaluation.evaluator import Evaluation
 from fedloge.federation.state import FederatedState
+from fedloge.methods.base import View
 from fedloge.runs.measures import HEADLINES, KINDS
 
 
@@ -58,8 +59,9 @@ def summarize(result: Result, rows: Sequence[Mapping[str, str]]) -> dict[str, An
 
 
 def views(evaluation: Evaluation) -> dict[str, Any]:
-    """Both models; None for one that the method does not have."""
-    return {"global": evaluation.generic() or None, "personal": evaluation.personal() or None}
+    """Numbers of both models, with the details where there are any; None for one that the method does not have."""
+    numbers: dict[View, dict[str, float]] = {"global": evaluation.generic(), "personal": evaluation.personal()}
+    return {view: ({**own, **evaluation.details.get(view, {})} if own else None) for view, own in numbers.items()}
 
 
 def _column(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:

@@ -92,6 +92,8 @@ def client_rows(round: int, evaluation: Evaluation, before: bool, names: Sequenc
             "accuracy": score.accuracy,
             "macro_f1": score.macro_f1,
             "weighted_f1": score.weighted_f1,
+            "balanced_acc": score.balanced_acc,
+            **score.details,
             **({"name": names[score.client]} if names else {}),
         }
         for score in evaluation.clients

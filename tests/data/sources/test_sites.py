@@ -198,3 +198,41 @@ def test_exported_models_and_the_report_have_the_names(run, tmp_path):
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
     assert re.search("Worst tenth: client (Wien|Charité) ", text)
     assert re.search(r"the clients' test images together \| [\d.]+.% \|", text)
+
+
+def test_predictions_are_those_of_the_accuracies(run, tmp_path, capsys):
+    """Of the sites' eight images the best class is the personal models'; the four public ones have no client."""
+    file = tmp_path / "p.csv"
+    assert main(["test", str(run), "--predictions", str(file)]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    found = rows(tmp_path, "p.csv")
+    assert [row["client"] for row in found] == ["Wien"] * 4 + ["Charité"] * 4 + [""] * 4
+    assert {row["path"].partition("/")[0] for row in found} == {"images"}
+    names = ("benign", "malignant")
+
+    def accuracy(own, model):
+        best = [max(names, key=lambda name: float(row[f"{model} {name}"])) for row in own]
+        return sum(name == row["true"] for name, row in zip(best, own, strict=True)) / len(own)
+
+    last = [row for row in rows(run, "per_client.csv") if row["round"] == "2" and row["view"] == "personal"]
+    assert [accuracy(found[i : i + 4], "personal") for i in (0, 4)] == [float(row["accuracy"]) for row in last]
+    summary = json.loads((run / "summary.json").read_text())
+    assert accuracy(found[8:], "generic") == summary["global"]["acc"]
+    assert accuracy(found[:8], "generic") == summary["global"]["acc_clients"]
+    assert found[8]["personal benign"] == ""
+    assert main(["test", str(run), "--predictions", str(tmp_path / "p.xlsx")]) == 2
+    assert "ends neither with .csv nor .parquet" in capsys.readouterr().err
+
+
+def test_a_run_has_details_with_intervals(run, tmp_path):
+    summary = json.loads((run / "summary.json").read_text())
+    for part, mean in ((summary["global"], "acc"), (summary["personal"], "acc_mean")):
+        assert part[f"{mean}_low"] <= part[mean] <= part[f"{mean}_high"]
+        assert 0 <= part["brier"] <= 2
+    final = [row for row in rows(run, "per_client.csv") if row["round"] == "2" and row["view"] == "personal"]
+    assert summary["personal"]["acc_worst"] == min(float(row["accuracy"]) for row in final)
+    assert all(float(row["acc_low"]) <= float(row["accuracy"]) <= float(row["acc_high"]) for row in final)
+    assert main(["report", str(run), "--output", str(tmp_path / "r.md")]) == 0
+    text = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "| number | generic | interval | personal, mean | interval | worst client | range |" in text
+    assert re.search(r"\| AUROC \| [\d.]+.% \|", text)
