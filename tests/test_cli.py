@@ -287,14 +287,6 @@ def test_bad_folders_get_one_line(capsys, folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_help_lists_the_options(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--help"])
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert all(option in text for option in ("--trainer.rounds", "--data.alpha", "--model", "--config"))
-
-
 def test_no_noise_on_the_real_command_line(tmp_path):
     """A user's terminal shows the run and nothing of Lightning's own."""
     command = [sys.executable, "-m", "fedloge", *QUICKSTART, *SHORT, f"--trainer.run_dir={tmp_path / 'run'}"]
