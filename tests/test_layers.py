@@ -17,6 +17,7 @@ LAYERS = [
     ("runs",),
     ("preflight", "tracking", "federation.settings"),
     ("federation.progress", "federation.round", "federation.parts", "federation.lasting", "federation.results"),
+    ("federation.assembly",),
     ("federation.selection",),
     ("trainer",),
     ("report",),

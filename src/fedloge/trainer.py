@@ -12,21 +12,21 @@ from lightning.pytorch.loggers import Logger
 
 from fedloge.callbacks import FederatedCallback
 from fedloge.data.datamodule import FederatedDataModule
-from fedloge.errors import ConfigError
-from fedloge.evaluation.evaluator import Evaluator, MaskAbsent, PersonalShots
+from fedloge.evaluation.evaluator import MaskAbsent, PersonalShots
 from fedloge.evaluation.shots import ShotRule
-from fedloge.executors import ClientTask, Executor, LocalSettings, make_executor
+from fedloge.executors import ClientTask, Executor, LocalSettings
 from fedloge.executors.client import quiet_lightning
 from fedloge.federation import checks, results, settings
+from fedloge.federation.assembly import assemble
 from fedloge.federation.lasting import refuse_lasting
-from fedloge.federation.parts import HasParts, Parts, training_work
+from fedloge.federation.parts import HasParts
 from fedloge.federation.progress import Progress, resume
-from fedloge.federation.round import Faults, Received, start_tasks
+from fedloge.federation.round import Received, start_tasks
 from fedloge.federation.sampling import sample_cohort
 from fedloge.federation.seeding import SERVER, Stream, generator
 from fedloge.federation.selection import Selection, check_metric, check_validation
 from fedloge.federation.state import FederatedState
-from fedloge.methods.base import Client, Method
+from fedloge.methods.base import Method
 from fedloge.preflight import preflight
 from fedloge.runs.checkpoint import LAST
 from fedloge.runs.folder import RunFolder
@@ -38,6 +38,9 @@ from fedloge.system.live import Line
 from fedloge.system.one_process import check_one_device, one_process
 from fedloge.system.profiling import Profile
 from fedloge.tracking import Tracking, split_names
+
+UNUSED = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+"""Parts of Lightning's loop whose place the federated loop takes."""
 
 
 class FederatedTrainer(Trainer, HasParts):
@@ -115,22 +118,10 @@ class FederatedTrainer(Trainer, HasParts):
         let_streams_run_apart()
         self.asked_callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         check_one_device(devices)
-        given: dict[str, Any] = {
-            "accelerator": accelerator,
-            "devices": devices,
-            "precision": precision,
-            "logger": loggers,
-        }
-        given |= {"callbacks": [*self.asked_callbacks, *tracking]}
+        given: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "precision": precision}
+        given |= {"logger": loggers, "callbacks": [*self.asked_callbacks, *tracking], **dict.fromkeys(UNUSED, False)}
         with quiet_lightning(), checks.clear_lightning_errors(**given), one_process() as alone:
-            super().__init__(
-                **given,
-                **alone,
-                max_epochs=rounds,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
+            super().__init__(**given, **alone, max_epochs=rounds)
         self.rounds, self.local_epochs, self.participation = rounds, local_epochs, participation
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.asked_executor, self.seed, self.asked_precision = executor, seed, precision
@@ -140,8 +131,7 @@ class FederatedTrainer(Trainer, HasParts):
         self.mask_absent: MaskAbsent = mask_absent or "off"  # YAML reads a bare off as False
         self.shot_rule: ShotRule = shot_rule
         self.personal_shots: PersonalShots = personal_shots
-        attempts = 2 if on_client_failure == "retry" else 1
-        device = self.strategy.root_device
+        attempts, device = 2 if on_client_failure == "retry" else 1, self.strategy.root_device
         used = self.precision
         self.local_settings = LocalSettings(seed, accelerator, devices, used, device, threads, attempts, profile)
         self._interrupts = Interrupts()
@@ -170,11 +160,8 @@ class FederatedTrainer(Trainer, HasParts):
             RunError: If the folder is in use, holds another run, a checkpoint is damaged, or clients fail.
             ConfigError: If method, data and options do not fit each other.
         """
-        method, data = checks.check_types(model, datamodule or train_dataloaders)
+        method, data = checks.check_types(model, datamodule or train_dataloaders, val_dataloaders)
         settings.check_precision(self.asked_precision, self.precision)
-        if val_dataloaders is not None:
-            remedy = "Leave it out: the data module has the test sets, and no model is selected."
-            raise ConfigError("val_dataloaders", type(val_dataloaders).__name__, "is not used", remedy)
         checks.check_callbacks(self.asked_callbacks)
         folder = self._run_folder(method)
         with folder.locked():
@@ -218,7 +205,9 @@ class FederatedTrainer(Trainer, HasParts):
             except KeyboardInterrupt as error:
                 with self._interrupts.ignored():
                     self._save_completed(progress)
-                raise Interrupted(self._interrupts.signum, self._stopped(progress)) from error
+                raise Interrupted(
+                    self._interrupts.signum, results.stopped(self.parts, progress.state, self.rounds)
+                ) from error
             except BaseException:
                 with self._interrupts.ignored(), contextlib.suppress(Exception):  # a full disk may prevent saving
                     self._save_completed(progress)
@@ -226,13 +215,6 @@ class FederatedTrainer(Trainer, HasParts):
             finally:
                 with self._interrupts.ignored():
                     self.executor.close()
-
-    def _stopped(self, progress: Progress) -> str:
-        """Where a run stopped, with the accuracies of its last round unless a second signal interrupts their test."""
-        found = ""
-        with contextlib.suppress(KeyboardInterrupt):
-            found = results.accuracies(self.parts, progress.state)
-        return f"stopped after round {progress.state.round} of {self.rounds}, which is saved{found}"
 
     def _round(self, progress: Progress) -> None:
         """Train the round's clients and aggregate their updates, save, evaluate, and call the callbacks."""
@@ -331,24 +313,9 @@ class FederatedTrainer(Trainer, HasParts):
             data: Data module after ``setup``.
             folder: Run folder; that of ``run_dir`` by default.
         """
-        local, folder = self.local_settings, folder or self._run_folder(method)
-        configure_cpu(local.threads)  # another trainer may have changed it since this one was made
+        configure_cpu(self.local_settings.threads)  # another trainer may have changed it since this one was made
         self.strategy.precision_plugin.convert_module(method)  # as every local fit does: entries keep one type
-        method.server_data = checks.server_data(method, data)
-        population = [Client(k, tuple(map(int, data.client_counts(k)))) for k in range(data.num_clients)]
-        notes = checks.settle_last_batch(method, data, population)
-        work = training_work(method, population, self.rounds * self.participation * self.local_epochs)
-        executor = make_executor(self.asked_executor, work, method, local, data)
-        executor.start(method, data, local)
-        threads = max(executor.idle_cores, local.threads)
-        options = (self.mask_absent, self.shot_rule, local.device, threads, self.personal_shots)
-        evaluator = Evaluator(method, data, population, *options, data.public_test_indices(), data.dataset.test_groups)
-        validation = data.validation()
-        validator = None if validation is None else Evaluator(method, validation, population, *options)
-        faults = Faults(folder, self.on_client_failure, local.attempts, self.min_clients)
-        notes = [*notes, *settings.notes(self, method, data)]
-        about = (folder, faults, self.seed, self.participation, notes)
-        self._parts = Parts(method, data, population, executor, evaluator, validator, *about)
+        self._parts = assemble(self, method, data, folder or self._run_folder(method))
 
     def _run_folder(self, method: Method) -> RunFolder:
         return RunFolder(self.run_dir or f"runs/{type(method).__name__.lower()}")

@@ -8,7 +8,7 @@ from conftest import tiny_source
 from fedloge.data import FederatedDataModule
 from fedloge.methods import FedRep
 from fedloge.models import SmallCNN
-from fedloge.report.progress import RunProgress, redraws
+from fedloge.report.progress import RunProgress, lowered_models, redraws
 from fedloge.report.write import WriteReport
 from names import AWKWARD
 from tiny_runs import run_tiny
@@ -49,3 +49,19 @@ def test_what_is_told_is_what_was_measured(tmp_path):
     known = {"device": "cpu", "precision": "32-true", "executor": "Serial", "workers": 1, "clients_per_round": 2}
     assert {name: found[name] for name in known} == known
     assert found["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("trained", "realigned", "lowered"),
+    [
+        ((0.5, 0.8), (0.4, 0.9), ["generic"]),
+        ((0.5, 0.8), (0.5, 0.8), []),
+        ((0.5, 0.8), (0.4, 0.7), ["generic", "personal"]),
+    ],
+)
+def test_models_that_the_last_stage_makes_worse_are_named(trained, realigned, lowered):
+    def models(generic, personal):
+        return {"global": {"acc": generic}, "personal": {"acc_mean": personal}}
+
+    assert lowered_models({**models(*realigned), "before_realignment": models(*trained)}) == lowered
+    assert lowered_models({**models(*realigned), "before_realignment": None}) == []

@@ -108,12 +108,15 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
             raise ConfigError("trainer.callbacks", type(callback).__name__, problem, remedy)
 
 
-def check_types(model: Any, data: Any) -> tuple[Method, FederatedDataModule]:
+def check_types(model: Any, data: Any, val_dataloaders: Any = None) -> tuple[Method, FederatedDataModule]:
     """Return model and data if they are a method and a federated data module.
 
     Raises:
-        ConfigError: If one of them is something else.
+        ConfigError: If one of them is something else, or there are loaders of validation data.
     """
+    if val_dataloaders is not None:
+        remedy = "Leave it out: the data module has the validation and the test images."
+        raise ConfigError("val_dataloaders", type(val_dataloaders).__name__, "is not used", remedy)
     if not isinstance(model, Method):
         raise ConfigError("model", type(model).__name__, "is not a fedloge Method", "Subclass fedloge.Method.")
     if not isinstance(data, FederatedDataModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,14 @@ def _coverage(run: Parts, result: Result) -> dict[str, Any]:
     drawn = drawn_rounds(run, {int(row["client"]) for row in faults}, result.final.round)
     tests = [len(run.data.client_test_indices(client.id)) for client in run.population]
     return coverage(tests, result.after, faults, {client: len(rounds) for client, rounds in drawn.items()})
+
+
+def stopped(run: Parts, state: FederatedState, rounds: int) -> str:
+    """Where a run stopped, with the accuracies of its last round unless a second signal interrupts their test."""
+    found = ""
+    with contextlib.suppress(KeyboardInterrupt):
+        found = accuracies(run, state)
+    return f"stopped after round {state.round} of {rounds}, which is saved{found}"
 
 
 def accuracies(run: Parts, state: FederatedState) -> str:

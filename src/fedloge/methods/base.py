@@ -168,6 +168,7 @@ class Method(LightningModule):
         idle: Options that do nothing beside a value of another: ``{("option", value): ("idle option", ...)}``.
         needs_images: Whether the method changes the images themselves, so that features cannot stand in their place.
         finalized: Effect of :meth:`finalize` on the models, in one word for tables.
+        advice: What to do if :meth:`finalize` lowers the accuracy of a model.
         server_data: Privileged knowledge of the server, set before :meth:`prepare`.
         anchor: Shared weights that all clients received (w^t), during local training.
         client: Client that is being trained, during local training.
@@ -187,6 +188,7 @@ class Method(LightningModule):
     idle: ClassVar[Mapping[tuple[str, Any], Sequence[str]]] = {}
     needs_images: ClassVar[bool] = False
     finalized: ClassVar[str] = "fine-tuned"
+    advice: ClassVar[str] = ""
 
     server_data: ServerData = ServerData()
     anchor: Tensors

@@ -87,6 +87,7 @@ class FedLoGe(Method):
     fixed = ("sse", "realigned")
     bodies = ("backbone", "projection")
     finalized = "realigned"
+    advice = "the row norms of psi do not follow the class counts yet; more rounds or a larger gamma help."
     idle: ClassVar = {
         ("classifier", "sse_c"): ("classifier_rescale",),
         **{("classifier", drawn): ("sse_solver", "sse_frame") for drawn in get_args(FixedClassifier)[1:]},

@@ -112,6 +112,10 @@ class RunProgress(FederatedCallback):
         """Stop the bars, and print the table and the path of the run folder."""
         self.stop()
         self.console.print(accuracy_table(summary))
+        lowered = lowered_models(summary)
+        if lowered and trainer.method.advice:
+            what = f"{' and '.join(lowered)} accuracy is lower once {summary['finalized']}"
+            self.console.print(rich_text(f"{what}: {trainer.method.advice}"), soft_wrap=True)
         done = f"{summary['seconds']:.1f} s; everything is in {trainer.folder.path}"
         self.console.print(rich_text(done), soft_wrap=True)
 
@@ -120,6 +124,16 @@ class RunProgress(FederatedCallback):
         if hasattr(self, "_progress"):
             self._progress.stop()
             suspend(False)
+
+
+def lowered_models(summary: Mapping[str, Any]) -> list[str]:
+    """The models, generic or personal, whose accuracy the last stage of a run lowered."""
+    before, keys = (
+        summary["before_realignment"] or {},
+        {"generic": ("global", "acc"), "personal": ("personal", "acc_mean")},
+    )
+    pairs = [(name, summary.get(view) or {}, before.get(view) or {}, key) for name, (view, key) in keys.items()]
+    return [name for name, after, trained, key in pairs if after.get(key, 0) < trained.get(key, 0)]
 
 
 class JsonProgress(FederatedCallback):
