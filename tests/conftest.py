@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections import namedtuple
 from pathlib import Path
@@ -14,6 +15,9 @@ from fedloge.data import Arrays, FederatedDataModule
 from fedloge.models import SmallCNN
 
 ROOT = Path(__file__).parent.parent
+
+if hasattr(signal, "SIGHUP"):  # ignored under nohup, and then by every process that a test starts
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -112,12 +113,17 @@ def test_a_comparison_that_ends_leaves_no_run_behind(signum, code, tmp_path):
     options += ["--trainer.rounds=100000", "--trainer.checkpoint_every=100000", "--trainer.executor=serial"]
     command = [sys.executable, "-m", "fedloge", "compare", "--config", str(COMPARISON), *options]
     process = subprocess.Popen([*command, "--trainer.evaluate_every=1"], stdout=subprocess.DEVNULL)
-    run = RunFolder(tmp_path / "FedAvg" / "seed-0")
-    wait_for(lambda: len(run.rows("metrics.csv")) >= 2, 600)
-    started = family(process.pid)
-    process.send_signal(signum)
-    assert process.wait(timeout=300) == code
-    wait_for(lambda: not any(map(alive, started)), 300)
+    started = {process.pid}
+    try:
+        run = RunFolder(tmp_path / "FedAvg" / "seed-0")
+        wait_for(lambda: len(run.rows("metrics.csv")) >= 2, 300)
+        started = family(process.pid)
+        process.send_signal(signum)
+        assert process.wait(timeout=120) == code
+        wait_for(lambda: not any(map(alive, started)), 120)
+    finally:
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)
     assert run.checkpoints.read_info("last")["round"] >= 2
 
 
