@@ -352,7 +352,7 @@ def test_faults_never_reach_the_model(tmp_path, executor):
 
 def test_abort_ends_the_run(tmp_path):
     with pytest.raises(RunError, match=r"client \d+ failed.*--trainer\.on_client_failure=retry"):
-        run_tiny(tmp_path / "run", **faulty(on_client_failure="abort"))
+        run_tiny(tmp_path / "run", **faulty(on_client_failure="abort", min_clients=0.5))
 
 
 @pytest.mark.filterwarnings("ignore:round .* continues without client")

@@ -55,6 +55,7 @@ def test_the_run_folder(tmp_path, make_data):
     found = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert found == {
         ".lock",
+        "data.json",
         "environment.json",
         "partition.json",
         "metrics.csv",

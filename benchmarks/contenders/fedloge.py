@@ -26,7 +26,7 @@ from fedloge.federation.aggregation import weighted_mean
 from fedloge.federation.seeding import SERVER, Stream, generator
 from fedloge.federation.state import ClientUpdate, FederatedState, SharedState, Tensors
 from fedloge.methods import FedAvg
-from fedloge.methods.base import Client, Method
+from fedloge.methods.base import Client, Method, Phase
 from fedloge.system.cpu import configure_cpu
 from fedloge.trainer import FederatedTrainer
 
@@ -157,7 +157,7 @@ def exchanges_of_executor(problem: Problem, executor: str, repetitions: int, clo
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(problem, folder, executor=executor)
         state = trainer.start(method, data)
-        tasks = [ClientTask(client, 1, ()) for client in range(data.num_clients)]
+        tasks = [ClientTask(client, 1, (Phase("none", 0),)) for client in range(data.num_clients)]
         for _ in range(repetitions):
             results = trainer.executor.run(state.shared, state.clients, tasks)
             mean = weighted_mean(result.update for result in results if isinstance(result, ClientResult))

@@ -128,7 +128,7 @@ def test(args: Sequence[str]) -> int:
     from fedloge.runs.run import test_run
 
     if known.predictions:
-        print(write_predictions(load_finished(known.run, overrides), known.predictions))
+        print(write_predictions(load_finished(known.run, overrides, data=True), known.predictions))
         return 0
     _print_table(test_run(known.run, overrides))
     return 0

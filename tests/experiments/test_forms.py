@@ -1,6 +1,7 @@
 """Plan files know every form of an option that ``fedloge fit`` knows, and ``wandb agent`` makes the same runs."""
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -222,5 +223,6 @@ def test_lists_and_mappings_are_categories_of_the_picture(config, tmp_path):
     figure = sweep_figure(plan, rows)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["[8, 16]", "[4]"]
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    assert labels == ["SmallCNN", "{'class_path': 'SmallCNN', 'init_args': {'channels': [8]}}"]
+    assert labels[0] == "SmallCNN"
+    assert re.fullmatch(r"\{'class_path': 'Smal….*'channels': \[8\]\}\}", labels[1])  # cut to fit the axis
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["0.0", "10.0", "20.0", "30.0"]

@@ -10,7 +10,7 @@ from fedloge.models import Backbone
 from harness import build, initial, run_round, same, train
 
 
-class Identity(Backbone):
+class Passing(Backbone):
     in_channels, out_features = 1, 1
 
     def forward(self, images):
@@ -21,7 +21,7 @@ class Scalar(Method):
     """One weight w per client update, pulled towards the image x: loss (w - x)² / 2."""
 
     def __init__(self, **options):
-        super().__init__(Identity(), 2, **options)
+        super().__init__(Passing(), 2, **options)
         self.w = nn.Parameter(torch.zeros(()))
 
     def local_losses(self, batch):
@@ -144,7 +144,7 @@ def test_a_frozen_part_does_not_move_statistics_included(make_data, tiny_net, bo
 
 
 def test_dropout_is_seeded_by_the_client_and_the_global_generator_is_left_alone(make_data):
-    class Dropped(Identity):
+    class Dropped(Passing):
         out_features = 16
 
         def forward(self, images):

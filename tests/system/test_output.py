@@ -93,9 +93,11 @@ def test_tables_and_progress_are_printed_in_ascii(tmp_path, monkeypatch):
 def test_every_verb_prints_its_help_to_nobody(verb, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Broken())
     monkeypatch.setattr(sys, "stderr", Broken())
-    with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
-    assert not stop.value.code
+    try:
+        code = main([verb, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    assert not code
 
 
 def test_errors_are_reported_by_the_code_alone_where_nobody_listens(monkeypatch):

@@ -63,7 +63,9 @@ class CellProgress:
             about = f"{len(self._printed)}/{len(cells)}  {cell.name}, seed {cell.seed}: "
             self.console.print(rich_text(about) + cell_status(cell) + rich_text(left))
         if int(10 * share) > self._tenths and not ended:
-            self.console.print(f"{len(self._printed)}/{len(cells)}  {share:.0%} of the rounds are done{left}")
+            self.console.print(
+                rich_text(f"{len(self._printed)}/{len(cells)}  {share:.0%} of the rounds are done{left}")
+            )
         self._tenths = int(10 * share)
 
     def _left(self, share: float) -> str:
@@ -105,7 +107,7 @@ def counted(items: Sequence[T], what: str, console: Console) -> Iterator[T]:
     for number, item in enumerate(items):
         yield item
         if 10 * (number + 1) // len(items) > 10 * number // len(items):
-            console.print(f"{what}: {number + 1}/{len(items)}")
+            console.print(rich_text(f"{what}: {number + 1}/{len(items)}"))
 
 
 def cell_status(cell: Cell) -> Text:

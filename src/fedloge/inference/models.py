@@ -16,7 +16,7 @@ from fedloge.errors import ConfigError, RunError
 from fedloge.federation.state import Tensors
 from fedloge.methods.base import View
 from fedloge.runs.folder import RunFolder
-from fedloge.runs.run import Run, load_models
+from fedloge.runs.run import Run, load_models, load_run
 from fedloge.system.storage import whole
 
 ABOUT, STATE = "client.json", "client.safetensors"
@@ -40,13 +40,13 @@ class Model:
     client: str = ""
 
 
-def load_finished(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """Load a run that has final models; its data need not be at hand.
+def load_finished(path: str | Path, overrides: Sequence[str] = (), *, data: bool = False) -> Run:
+    """Load a run that has final models, with its data if they are needed; otherwise these need not be at hand.
 
     Raises:
         RunError: If the folder is not a run, or the run is not finished.
     """
-    run = load_models(path, overrides)
+    run = (load_run if data else load_models)(path, overrides)
     if not (run.folder.path / "checkpoints" / "final").is_dir():
         raise RunError(f"{str(path)!r} has no final models: the run is not finished.")
     return run

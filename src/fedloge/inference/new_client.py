@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,13 @@ NEW = 0
 """Number of the new client, the only one of its population."""
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(BatchLoader):
     """A loader that counts its epochs in a line."""
 
-    loader: BatchLoader
     line: Line
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
     def __iter__(self) -> Iterator[Batch]:
-        yield from self.loader
+        yield from super().__iter__()
         self.line.advance()
 
 
@@ -77,8 +72,9 @@ class ClientImages:
     def client_loader(self, client: int, *, seed: int, round: int, phase: int = 0) -> Counted:
         """Batches; every iteration over it is the next local epoch."""
         everything, random = torch.arange(len(self.labels)), RandomStreams(seed, round, client, phase)
-        loader = BatchLoader(TensorImages(self.images), self.labels, everything, self.settings, random)
-        return Counted(loader, self.line)
+        loader = Counted(TensorImages(self.images), self.labels, everything, self.settings, random)
+        loader.line = self.line
+        return loader
 
 
 def add_client(
@@ -142,7 +138,7 @@ def plan(method: Method, local_epochs: int, epochs: int, finetunes: bool = False
     Raises:
         RunError: If there is nothing that a client could train.
     """
-    own = [name for name in method.state_dict() if method.is_personal(name)]
+    own = [name for name, _ in method.named_parameters() if method.is_personal(name)]
     phases = list(method.phases(local_epochs))
     if own:
         modules = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in own))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fedloge.checks import check_choice
@@ -173,6 +172,8 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise ConfigError(WEIGHTS, path, "is no file", "Put the file of weights there, or name another.")
+    from safetensors.torch import load_file
+
     try:
         if path.endswith(".safetensors"):
             return load_file(path)

@@ -99,7 +99,7 @@ class SiteTable(Source):
         check_choice("data.source.channels", channels, (1, 3))
         check_choice("data.source.in_memory", in_memory, get_args(InMemory))
         check_choice("data.source.on_unreadable", on_unreadable, get_args(OnUnreadable))
-        for permission in allow:
+        for permission in (allow,) if isinstance(allow, str) else allow:
             check_choice("data.source.allow", permission, get_args(Straddling))
         if table is None and root is None:
             raise ConfigError("data.source.table", None, "and no root", "Set the table, or the folder of the sites.")
